@@ -1,0 +1,70 @@
+//! Small metadata to bytes and back: the only file that knows bincode.
+//!
+//! What it writes begins with a format byte, so that a reader refuses what a later version wrote instead of guessing.
+//! Reading is bounded: a forged length is refused before anything of that size is allocated. Bodies never pass
+//! through here; they are stored raw.
+
+use bincode::{BorrowDecode, Encode, config};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// `value` as bytes, format byte first.
+pub(crate) fn encode<T: Encode>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = vec![FORMAT];
+    bincode::encode_into_std_write(value, &mut bytes, CONFIG).map_err(|error| {
+        Error::new(ErrorKind::DiskFailed, "the document cannot be encoded").because(error)
+    })?;
+    Ok(bytes)
+}
+
+/// The value in `bytes`, all of which must belong to it.
+pub(crate) fn decode<'b, T: BorrowDecode<'b, ()>>(bytes: &'b [u8]) -> Result<T> {
+    let (format, rest) = bytes.split_first().ok_or_else(|| not_trusted("is empty"))?;
+    if *format != FORMAT {
+        return Err(not_trusted(format!("has format {format}, this version reads {FORMAT}")));
+    }
+    let (value, read) = bincode::borrow_decode_from_slice(rest, CONFIG)
+        .map_err(|error| not_trusted("cannot be decoded").because(error))?;
+    if read != rest.len() {
+        return Err(not_trusted(format!("has {} bytes after its end", rest.len() - read)));
+    }
+    Ok(value)
+}
+
+fn not_trusted(why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::DiskNotTrusted, format!("the stored document {why}"))
+}
+
+/// The first byte of everything written here.
+const FORMAT: u8 = 1;
+
+/// No document is larger than this once decoded, in bytes.
+const DECODED_BYTES_MAX: usize = 64 << 20;
+
+const CONFIG: config::Configuration<config::LittleEndian, config::Varint, config::Limit<DECODED_BYTES_MAX>> =
+    config::standard().with_limit::<DECODED_BYTES_MAX>();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_encoded_comes_back() {
+        let value = (7_u64, "text".to_owned(), vec![1_u8, 2, 3]);
+        let bytes = encode(&value).unwrap();
+        assert_eq!(decode::<(u64, String, Vec<u8>)>(&bytes).unwrap(), value);
+    }
+
+    #[test]
+    fn foreign_formats_trailing_bytes_and_forged_lengths_are_refused() {
+        let mut bytes = encode(&"text".to_owned()).unwrap();
+        bytes.push(0);
+        assert!(decode::<String>(&bytes).is_err());
+        bytes.pop();
+        bytes[0] = FORMAT + 1;
+        assert!(decode::<String>(&bytes).is_err());
+        assert!(decode::<String>(&[]).is_err());
+        let forged = [FORMAT, 253, 255, 255, 255, 255, 255, 255, 255, 127];
+        assert!(decode::<Vec<u8>>(&forged).is_err());
+    }
+}
