@@ -1,4 +1,38 @@
 //! hifz (Arabic: keeping, memorising): an embedded cache engine with its own persistent store.
+//!
+//! A [`Cache`] holds entries in memory, least recently used first out, within a limit in bytes; writes them behind to
+//! disk, so that a restart begins warm; and forgets durably on command. With a [`source::Source`] it reads through on a
+//! miss, once however many callers wait.
+//!
+//! ```
+//! use hifz::{Cache, Key};
+//!
+//! let cache = Cache::builder().memory(16 << 20).open()?;
+//! let key = Key::parse("greetings:en")?;
+//! cache.set(key.as_key_ref(), b"good morning")?;
+//! assert_eq!(cache.get(key.as_key_ref())?.unwrap().body(), b"good morning");
+//! cache.close()?;
+//! # Ok::<(), hifz::Error>(())
+//! ```
+//!
+//! # The map of the house
+//!
+//! The tree is the data's way: a request comes in at a door, goes through the engine to the tiers, at need to a source,
+//! and back. What every part speaks of is a file; what a request passes through is a folder.
+//!
+//! | part | what it does | what it must never know |
+//! |---|---|---|
+//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`] | the ground: failures, time, names, globs, bytes of small metadata | everything below |
+//! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
+//! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
+//! | [`memory`] | entries in order of use within a limit; generations | disk, threads, metrics |
+//! | [`disk`] | entries and invalidations in two redb files; only ever a copy | memory, sources |
+//! | [`engine`] | [`Cache`]: read path, single flight, invalidation, sweeping, warm restart | HTTP, the Quran, redb |
+//! | `content` (feature) | the system of record: text, reciters, translations, outbox, import, export | HTTP, engine, disk |
+//! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
+//!
+//! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
+//! absent today: TLS, compression, bookmarks, metrics, the dashboard, an HTTP origin as a source.
 
 pub mod clock;
 mod codec;
@@ -6,13 +40,23 @@ mod codec;
 pub mod content;
 mod datadir;
 mod disk;
+mod engine;
 pub mod entry;
 mod error;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
+mod memory;
+mod pattern;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;
 
-pub use datadir::DataDir;
+#[cfg(feature = "content")]
+pub use content::keys;
+pub use datadir::{DataDir, Run};
+pub use disk::{DiskState, DiskStatus};
+pub use engine::{Answer, Cache, CacheBuilder, Durability, Outcome, Policy, Stats};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};

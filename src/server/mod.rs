@@ -1,7 +1,195 @@
-//! The binary's inside.
+//! The binary's inside: opens the parts, drains the outbox, listens, and closes in order.
 
-/// Runs the program.
+mod changes;
+pub(crate) mod config;
+mod cli;
+mod client;
+mod http;
+mod listen;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rand::Rng as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::clock::Clock;
+use crate::content::Store;
+use crate::datadir::DataDir;
+use crate::engine::{Cache, Durability, Policy};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Namespace;
+
+use config::Settings;
+use http::{AdminToken, Site};
+use listen::{Bound, Reception};
+
+/// Runs the program: its arguments come from the process, its answer is the exit code.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    cli::main()
 }
+
+/// Serves until a signal ends it.
+pub(super) fn serve(settings: &Settings) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("hifz-door")
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Busy, "the runtime cannot be started").because(error))?;
+    let served = runtime.block_on(run(settings));
+    runtime.shutdown_background();
+    served
+}
+
+async fn run(settings: &Settings) -> Result<()> {
+    let directory = DataDir::open(&settings.data_dir)?;
+    let (token, token_from) = admin_token(settings, &directory)?;
+    let clock = Clock::system();
+    let store = Store::open(&directory.content_file(), clock.clone())?;
+    let cache = open_cache(settings, &directory, clock)?;
+    let drained = changes::drain(&cache, &store)?;
+    if drained > 0 {
+        tracing::info!(changes = drained, "finished what an earlier process had begun");
+    }
+    let limits = Arc::new(settings.limits.clone());
+    let site =
+        Site { cache: cache.clone(), store, admin_token: Arc::new(AdminToken::new(&token)), limits: limits.clone() };
+
+    let (stop, stopping) = watch::channel(false);
+    let reception = Reception::new(limits, stopping);
+    let doors = Doors::open(settings).await?;
+    directory.write_run(&doors.admin_address())?;
+    announce(settings, &doors, &site, &token_from)?;
+    let mut serving = doors.serve(&site, &reception);
+
+    await_signal().await?;
+    tracing::info!("stopping: finishing what is under way");
+    stop.send_replace(true);
+    tokio::spawn(exit_at_second_signal());
+    while serving.join_next().await.is_some() {}
+    let closed = blocking::unblock(move || cache.close()).await;
+    directory.clear_run()?;
+    closed
+}
+
+fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<Cache> {
+    let mut builder = Cache::builder()
+        .memory(settings.memory)
+        .max_entries(settings.max_entries)
+        .disk(settings.disk)
+        .durability(durability(settings.durability))
+        .flush_interval(settings.flush_interval)
+        .loads_max(usize::try_from(settings.limits.source_loads).unwrap_or(usize::MAX))
+        .data_dir(directory.clone())
+        .clock(clock);
+    for (namespace, own) in &settings.namespaces {
+        let policy = Policy::with_ttl(own.ttl).client_max_age(own.client_max_age.unwrap_or(own.ttl));
+        builder = builder.policy(&Namespace::parse(namespace.as_str())?, policy);
+    }
+    builder.open()
+}
+
+fn durability(setting: config::Durability) -> Durability {
+    match setting {
+        config::Durability::Interval => Durability::Interval,
+        config::Durability::Always => Durability::Always,
+        config::Durability::None => Durability::None,
+    }
+}
+
+/// The admin token, and where a person finds it.
+fn admin_token(settings: &Settings, directory: &DataDir) -> Result<(String, String)> {
+    if let Some(token) = &settings.admin_token {
+        return Ok((token.expose().to_owned(), "as configured".into()));
+    }
+    let token = directory.secret("admin.token", || {
+        let mut bytes = [0_u8; 32];
+        rand::rng().fill(&mut bytes);
+        bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    })?;
+    Ok((token, directory.path().join("admin.token").display().to_string()))
+}
+
+/// The listeners of this process, bound and not yet served.
+struct Doors {
+    public: Vec<Bound>,
+    /// Empty when the admin routes are on the public listeners.
+    admin: Vec<Bound>,
+}
+
+impl Doors {
+    async fn open(settings: &Settings) -> Result<Self> {
+        let mut doors = Self { public: Vec::new(), admin: Vec::new() };
+        for address in &settings.listen {
+            doors.public.push(Bound::bind(address).await?);
+        }
+        for address in &settings.admin_listen {
+            doors.admin.push(Bound::bind(address).await?);
+        }
+        Ok(doors)
+    }
+
+    /// Where the command line finds the admin routes.
+    fn admin_address(&self) -> String {
+        self.admin.first().or(self.public.first()).map(Bound::address).unwrap_or_default()
+    }
+
+    fn serve(self, site: &Site, reception: &Reception) -> JoinSet<()> {
+        let mut serving = JoinSet::new();
+        let routes = if self.admin.is_empty() { http::everything(site) } else { http::public(site) };
+        for bound in self.public {
+            serving.spawn(reception.clone().serve(bound, routes.clone()));
+        }
+        for bound in self.admin {
+            serving.spawn(reception.clone().serve(bound, http::admin(site)));
+        }
+        serving
+    }
+}
+
+/// The start summary, on standard output: the one thing a person sees before the log.
+fn announce(settings: &Settings, doors: &Doors, site: &Site, token_from: &str) -> Result<()> {
+    let counts = site.store.counts()?;
+    let addresses = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Vec<_>>().join(", ");
+    let mut summary = format!("hifz {} listens on {}\n", env!("CARGO_PKG_VERSION"), addresses(&doors.public));
+    if !doors.admin.is_empty() {
+        summary += &format!("  admin        {}\n", addresses(&doors.admin));
+    }
+    summary += &format!("  data         {}\n", settings.data_dir.display());
+    let (memory, disk) = (config::show_size(settings.memory), config::show_size(settings.disk));
+    summary += &format!("  limits       memory {memory}, disk {disk}\n");
+    summary += &format!(
+        "  content      {} surahs, {} ayahs, {} reciters, {} translations\n",
+        counts.surahs, counts.ayahs, counts.reciters, counts.translations_available
+    );
+    summary += &format!("  admin token  {token_from}\n");
+    let mut out = std::io::stdout().lock();
+    // Nobody may be reading; that is no reason not to serve.
+    out.write_all(summary.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
+    Ok(())
+}
+
+async fn await_signal() -> Result<()> {
+    let failed = |error| Error::new(ErrorKind::Busy, "signals cannot be awaited").because(error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+async fn exit_at_second_signal() {
+    if await_signal().await.is_ok() {
+        tracing::warn!("second signal: leaving at once");
+        std::process::exit(EXIT_AT_ONCE);
+    }
+}
+
+/// The exit code of a stop that did not wait.
+const EXIT_AT_ONCE: i32 = 1;

@@ -1,1 +1,10 @@
-//! it
+//! Everything that is tested from outside a file: one binary, because each further one costs a link of the whole crate.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test helper may fail loudly")]
+
+mod common;
+
+mod library;
+mod readme;
+mod restart;
+mod routes;

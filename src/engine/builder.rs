@@ -1,0 +1,149 @@
+//! How a cache is put together: settings in, a running [`Cache`] out.
+
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::datadir::DataDir;
+use crate::disk::{Disk, DiskOptions, Floor};
+use crate::error::Result;
+use crate::key::Namespace;
+use crate::memory::{Generations, Limits, Memory};
+
+pub use crate::disk::Durability;
+
+use super::Cache;
+use super::policy::{Policies, Policy};
+use super::state::{Assembly, State};
+
+/// Settings of a cache that is not yet open.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct CacheBuilder {
+    memory: u64,
+    max_entries: Option<u64>,
+    disk: u64,
+    durability: Durability,
+    flush_interval: Duration,
+    loads_max: usize,
+    policies: Policies,
+    directory: Option<DataDir>,
+    clock: Clock,
+}
+
+impl CacheBuilder {
+    pub(super) fn new() -> Self {
+        Self {
+            memory: 500_000_000,
+            max_entries: None,
+            disk: 2_200_000_000,
+            durability: Durability::Interval,
+            flush_interval: Duration::from_secs(1),
+            loads_max: 64,
+            policies: Policies::default(),
+            directory: None,
+            clock: Clock::system(),
+        }
+    }
+
+    /// The most bytes in memory. Default: 500 MB.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// The most entries in memory. Default: as many as fit.
+    pub fn max_entries(mut self, entries: Option<u64>) -> Self {
+        self.max_entries = entries;
+        self
+    }
+
+    /// Persists into this directory. Default: memory only.
+    pub fn data_dir(mut self, directory: DataDir) -> Self {
+        self.directory = Some(directory);
+        self
+    }
+
+    /// The most bytes of the cache file; 0 for memory only. Default: 2.2 GB. Without [`CacheBuilder::data_dir`] it has
+    /// no effect.
+    pub fn disk(mut self, bytes: u64) -> Self {
+        self.disk = bytes;
+        self
+    }
+
+    /// When values reach the disk. Default: [`Durability::Interval`].
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How long a value may wait for the disk. Default: 1 s.
+    pub fn flush_interval(mut self, interval: Duration) -> Self {
+        self.flush_interval = interval;
+        self
+    }
+
+    /// How many loads may ask sources at once. Default: 64.
+    pub fn loads_max(mut self, loads: usize) -> Self {
+        self.loads_max = loads;
+        self
+    }
+
+    /// The lifetimes in `namespace`. Default: fresh for one hour.
+    pub fn policy(mut self, namespace: &Namespace, policy: Policy) -> Self {
+        self.policies.set(namespace.as_str(), policy);
+        self
+    }
+
+    /// The clock deadlines are measured by. Default: the system's.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the cache and starts its threads; what an earlier process persisted comes back in the background.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the data directory cannot be used at all. A cache file that cannot be
+    /// trusted is no error: it is set aside and the start is cold.
+    pub fn open(self) -> Result<Cache> {
+        let generations = Generations::default();
+        let mut first_sequence = 1;
+        let mut disk = None;
+        if let Some(directory) = self.directory.filter(|_| self.disk > 0) {
+            let options = DiskOptions {
+                bytes_max: self.disk,
+                durability: self.durability,
+                flush_interval: self.flush_interval,
+                queue_bytes_max: QUEUE_BYTES_MAX.min(self.memory / 8),
+            };
+            let (opened, truth) = Disk::open(&directory, options, self.clock.clone())?;
+            restore(&generations, &truth.floors);
+            first_sequence = truth.first_sequence;
+            disk = Some(opened);
+        }
+        let memory = Memory::new(Limits { bytes: self.memory, entries: self.max_entries });
+        Cache::assemble(State::new(Assembly {
+            clock: self.clock,
+            memory,
+            disk,
+            generations,
+            policies: self.policies,
+            flushes_writes: self.durability == Durability::Always,
+            loads_max: self.loads_max,
+            first_sequence,
+        }))
+    }
+}
+
+fn restore(generations: &Generations, floors: &[(Floor, u64)]) {
+    for (floor, sequence) in floors {
+        match floor {
+            Floor::Namespace(namespace) => generations.raise_namespace(namespace.as_str(), *sequence),
+            Floor::Tag(tag) => generations.raise_tag(tag.as_str(), *sequence),
+            Floor::All => generations.raise_all(*sequence),
+        }
+    }
+}
+
+/// The most bytes that wait for the disk.
+const QUEUE_BYTES_MAX: u64 = 32 << 20;

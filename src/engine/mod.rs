@@ -1,0 +1,280 @@
+//! The engine: one cache over the memory tier, the disk tier and a source.
+//!
+//! [`Cache`] is a handle; clones share everything. Its verbs live in files of their own, each over the same `State`:
+//! reading, invalidating, sweeping, warm restart. It does not know HTTP, what bodies mean, or how the tiers work inside.
+
+mod builder;
+mod flight;
+mod invalidate;
+mod policy;
+mod read;
+mod recovery;
+mod state;
+mod stats;
+mod sweeper;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+pub use builder::{CacheBuilder, Durability};
+pub use policy::Policy;
+pub use read::{Answer, Outcome};
+pub use stats::Stats;
+
+use crate::clock::Timestamp;
+use crate::disk::DiskStatus;
+use crate::entry::{Entry, Parts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, KeyRef, Namespace};
+use crate::memory::Insertion;
+use crate::source::Source;
+
+use recovery::Recovery;
+use state::State;
+use sweeper::Sweeper;
+
+/// A bounded cache with its own persistent store; cheap to clone, every clone is the same cache.
+///
+/// ```
+/// use hifz::{Cache, Key};
+///
+/// let cache = Cache::builder().memory(16 << 20).open()?;
+/// let key = Key::parse("greetings:en")?;
+/// cache.set(key.as_key_ref(), b"good morning")?;
+/// assert_eq!(cache.get(key.as_key_ref())?.unwrap().body(), b"good morning");
+/// cache.close()?;
+/// # Ok::<(), hifz::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Cache(Arc<Shared>);
+
+struct Shared {
+    state: Arc<State>,
+    sweeper: Sweeper,
+    recovery: Recovery,
+}
+
+impl Cache {
+    /// A builder with the defaults of every setting.
+    pub fn builder() -> CacheBuilder {
+        CacheBuilder::new()
+    }
+
+    fn assemble(state: State) -> Result<Self> {
+        let state = Arc::new(state);
+        let sweeper = Sweeper::start(&state)?;
+        let recovery = Recovery::start(&state)?;
+        Ok(Self(Arc::new(Shared { state, sweeper, recovery })))
+    }
+
+    fn state(&self) -> &State {
+        &self.0.state
+    }
+
+    /// What stands under `key` in memory or on disk, if it is fresh. Never fails because of the disk, but may wait for
+    /// it: from async code prefer [`Cache::get_or_load`], or ask on a blocking thread.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>> {
+        self.refuse_if_closed()?;
+        let found = read::get(self.state(), key);
+        let counter = if found.is_some() { &self.state().counters.hits } else { &self.state().counters.misses };
+        stats::count(counter);
+        Ok(found)
+    }
+
+    /// What stands under `key`, or what `source` has for it, which is then kept. However many callers ask at once, the
+    /// source is asked by one of them. `None` when the source has nothing.
+    ///
+    /// # Errors
+    /// What the source reports, or [`ErrorKind::Closed`] after [`Cache::close`].
+    pub async fn get_or_load(&self, key: KeyRef<'_>, source: &dyn Source) -> Result<Option<Answer>> {
+        read::get_or_load(self, key, source).await
+    }
+
+    /// Whether something fresh stands under `key`; counts as neither hit nor miss and touches no order.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn exists(&self, key: KeyRef<'_>) -> Result<bool> {
+        self.refuse_if_closed()?;
+        Ok(invalidate::stands(self.state(), key))
+    }
+
+    /// Puts `value` under `key` with the lifetime of its namespace. From the return on, no read sees an older value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ValueTooLarge`] when it is larger than the whole cache, [`ErrorKind::DiskFailed`] when durability
+    /// `always` was asked for and the disk failed, [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn set(&self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
+        let expires_at = self.policy(key.namespace()).expiry(self.state().clock.now());
+        self.set_until(key, value, expires_at)
+    }
+
+    /// Puts `value` under `key` until `expires_at`.
+    ///
+    /// # Errors
+    /// As [`Cache::set`].
+    pub fn set_until(&self, key: KeyRef<'_>, value: &[u8], expires_at: Timestamp) -> Result<()> {
+        self.refuse_if_closed()?;
+        let state = self.state();
+        let insertion = loop {
+            let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
+            let parts = Parts { head: &[], body: value, tags: &[], stored_at, expires_at, sequence };
+            let entry = Entry::new(key, &parts);
+            // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
+            let insertion = state.memory.insert(&entry, || {
+                state.flights.supersede(key);
+                if let Some(disk) = &state.disk {
+                    disk.put(&entry);
+                }
+                true
+            });
+            // A load that began meanwhile has a higher number; this write is later than its beginning and must win.
+            if insertion != Insertion::Outdated {
+                break insertion;
+            }
+        };
+        match insertion {
+            Insertion::Bypassed => {
+                self.delete(&[key.to_key()])?;
+                Err(Error::new(
+                    ErrorKind::ValueTooLarge,
+                    format!("the value has {} bytes, which is more than the cache may hold", value.len()),
+                ))
+            }
+            _ if state.flushes_writes => self.flush(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes out what stands under each of `keys`, durably: it does not come back, whatever happens to the process.
+    /// Returns how many of them stood. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when the deletion could not be made durable; memory has forgotten them all the same.
+    pub fn delete(&self, keys: &[Key]) -> Result<u64> {
+        self.refuse_if_closed()?;
+        invalidate::keys(self.state(), keys)
+    }
+
+    /// Invalidates everything in `namespace`, durably and at a cost that does not depend on how much that is. Returns
+    /// how many entries stood in memory. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
+    pub fn invalidate_namespace(&self, namespace: &Namespace) -> Result<u64> {
+        self.refuse_if_closed()?;
+        let invalidated = invalidate::namespace(self.state(), namespace);
+        self.0.sweeper.wake();
+        invalidated
+    }
+
+    /// Invalidates everything, durably. Returns how many entries stood in memory. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
+    pub fn clear_all(&self) -> Result<u64> {
+        self.refuse_if_closed()?;
+        let invalidated = invalidate::all(self.state());
+        self.0.sweeper.wake();
+        invalidated
+    }
+
+    /// The lifetimes of `namespace`.
+    #[must_use]
+    pub fn policy(&self, namespace: &str) -> Policy {
+        self.state().policies.of(namespace)
+    }
+
+    /// The clock its deadlines are measured by.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.state().clock.now()
+    }
+
+    /// Its figures at this moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let (counters, usage) = (&self.state().counters, self.state().memory.usage());
+        Stats {
+            hits: counters.hits.load(Ordering::Relaxed),
+            misses: counters.misses.load(Ordering::Relaxed),
+            entries: usage.entries,
+            memory_charged_bytes: usage.bytes,
+        }
+    }
+
+    /// How the disk tier is; `None` without one.
+    #[must_use]
+    pub fn disk_status(&self) -> Option<DiskStatus> {
+        self.state().disk.as_ref().map(crate::disk::Disk::status)
+    }
+
+    /// Whether the background sweeper is at work.
+    #[must_use]
+    pub fn is_sweeping(&self) -> bool {
+        self.0.sweeper.is_alive()
+    }
+
+    /// Waits until everything put so far is on disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] with what went wrong.
+    pub fn flush(&self) -> Result<()> {
+        self.state().disk.as_ref().map_or(Ok(()), crate::disk::Disk::flush)
+    }
+
+    /// Stops the background threads and writes what is queued. Later calls are refused; a second close does nothing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when what was queued could not be written.
+    pub fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+
+    fn refuse_if_closed(&self) -> Result<()> {
+        if self.state().is_closed() {
+            return Err(Error::new(ErrorKind::Closed, "the cache has been closed"));
+        }
+        Ok(())
+    }
+
+    /// What the disk tier holds under `key`, read on a thread that may block.
+    async fn read_disk(&self, key: KeyRef<'_>) -> Option<Entry> {
+        let disk = self.state().disk.as_ref()?;
+        if !disk.may_contain(key) {
+            return None;
+        }
+        let (state, key) = (self.0.state.clone(), key.to_key());
+        blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
+    }
+}
+
+impl Shared {
+    fn close(&self) -> Result<()> {
+        if !self.state.close() {
+            return Ok(());
+        }
+        self.recovery.stop();
+        self.sweeper.stop();
+        self.state.loads.close();
+        self.state.disk.as_ref().map_or(Ok(()), crate::disk::Disk::close)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(error = %error.chain(), "the cache could not be closed cleanly");
+        }
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,172 @@
+//! The read path: memory, then one flight a key to the disk tier and the source.
+//!
+//! A hit in memory takes one shard lock, clones one pointer and neither awaits nor allocates. A load notes its
+//! sequence before it asks the source; an invalidation that comes in between supersedes it, so that its answer reaches
+//! those who asked before and is kept by nobody.
+
+use crate::entry::{Entry, Head, Parts};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyRef;
+use crate::memory::Insertion;
+use crate::source::{Loaded, Source};
+
+use super::Cache;
+use super::flight::{Flight, Role};
+use super::state::State;
+use super::stats::count;
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// From memory or disk.
+    Hit,
+    /// From the source, and kept.
+    Miss,
+    /// From a load that another caller had begun.
+    Joined,
+    /// From the source, and not kept: too large, or overtaken by an invalidation.
+    Bypass,
+}
+
+/// An entry and where it came from.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The entry.
+    pub entry: Entry,
+    /// Where it came from.
+    pub outcome: Outcome,
+}
+
+/// What stands under `key` in memory or on disk; asks no source.
+pub(super) fn get(state: &State, key: KeyRef<'_>) -> Option<Entry> {
+    if let Some(entry) = state.live_in_memory(key) {
+        return Some(entry);
+    }
+    let disk = state.disk.as_ref().filter(|disk| disk.may_contain(key))?;
+    match state.flights.join(key) {
+        Role::Leader(flight) => keep_promoted(state, disk.get(key)?, &flight),
+        // Somebody is at it already, and may have to ask a source; this caller reads for itself and keeps nothing.
+        Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live(entry)),
+    }
+}
+
+/// The one function that decides where an answer comes from; `None` when the source has nothing under `key`.
+pub(super) async fn get_or_load(
+    cache: &Cache,
+    key: KeyRef<'_>,
+    source: &dyn Source,
+) -> Result<Option<Answer>> {
+    let state = cache.state();
+    loop {
+        if let Some(entry) = state.live_in_memory(key) {
+            count(&state.counters.hits);
+            return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
+        }
+        if state.is_closed() {
+            return Err(Error::new(ErrorKind::Closed, "the cache has been closed"));
+        }
+        match state.flights.join(key) {
+            Role::Leader(flight) => return lead(cache, key, source, flight).await,
+            Role::Waiter(waiting) => {
+                if let Some(landing) = waiting.landing().await {
+                    count(&state.counters.misses);
+                    return Ok(landing?.map(|entry| Answer { entry, outcome: Outcome::Joined }));
+                }
+            }
+        }
+    }
+}
+
+/// Asks the disk tier and then the source, and lands the flight with what they say.
+async fn lead(
+    cache: &Cache,
+    key: KeyRef<'_>,
+    source: &dyn Source,
+    flight: Flight,
+) -> Result<Option<Answer>> {
+    let state = cache.state();
+    // Between this caller's look into memory and its flight another flight may have landed.
+    let promoted = match state.live_in_memory(key) {
+        Some(entry) => Some(entry),
+        None => promote(cache, key, &flight).await,
+    };
+    if let Some(entry) = promoted {
+        count(&state.counters.hits);
+        flight.land(Ok(Some(entry.clone())));
+        return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
+    }
+    count(&state.counters.misses);
+    match load(state, key, source, &flight).await {
+        Ok(answer) => {
+            flight.land(Ok(answer.as_ref().map(|answer| answer.entry.clone())));
+            Ok(answer)
+        }
+        Err(error) => {
+            flight.land(Err(error.clone()));
+            Err(error)
+        }
+    }
+}
+
+/// What the disk tier holds under `key`, put back into memory.
+async fn promote(cache: &Cache, key: KeyRef<'_>, flight: &Flight) -> Option<Entry> {
+    keep_promoted(cache.state(), cache.read_disk(key).await?, flight)
+}
+
+fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> {
+    if !state.is_live(&entry) || flight.is_superseded() {
+        return None;
+    }
+    match state.memory.insert(&entry, || !flight.is_superseded()) {
+        Insertion::Refused => None,
+        // A write since then stands in memory, and is what this caller must see.
+        Insertion::Outdated => state.live_in_memory(entry.key()),
+        Insertion::Inserted | Insertion::Replaced | Insertion::Bypassed => Some(entry),
+    }
+}
+
+async fn load(
+    state: &State,
+    key: KeyRef<'_>,
+    source: &dyn Source,
+    flight: &Flight,
+) -> Result<Option<Answer>> {
+    let permit = state.loads.acquire().await;
+    let _permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the cache has been closed"))?;
+    let sequence = state.next_sequence();
+    let Some(loaded) = source.load(key).await? else { return Ok(None) };
+    let entry = admitted(state, key, &loaded, sequence)?;
+    let insertion = state.memory.insert(&entry, || {
+        // Enqueued under the shard's lock: an invalidation that comes later finds it in the queue and kills it there.
+        let is_current = !flight.is_superseded();
+        if is_current && let Some(disk) = &state.disk {
+            disk.put(&entry);
+        }
+        is_current
+    });
+    let outcome = match insertion {
+        Insertion::Inserted | Insertion::Replaced => Outcome::Miss,
+        Insertion::Outdated | Insertion::Refused | Insertion::Bypassed => Outcome::Bypass,
+    };
+    Ok(Some(Answer { entry, outcome }))
+}
+
+/// What the source gave, as an entry with the lifetime of its namespace.
+fn admitted(state: &State, key: KeyRef<'_>, loaded: &Loaded, sequence: u64) -> Result<Entry> {
+    let head = Head {
+        content_type: &loaded.content_type,
+        etag: xxhash_rust::xxh3::xxh3_128(&loaded.body),
+        modified_at_ms: loaded.modified_at.as_millis(),
+    };
+    let stored_at = state.clock.now();
+    let parts = Parts {
+        head: &head.encode()?,
+        body: &loaded.body,
+        tags: &loaded.tags,
+        stored_at,
+        expires_at: state.policies.of(key.namespace()).expiry(stored_at),
+        sequence,
+    };
+    Ok(Entry::new(key, &parts))
+}

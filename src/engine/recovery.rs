@@ -1,0 +1,112 @@
+//! Warm restart: what the disk tier persisted goes back into memory in the background, most recent first.
+//!
+//! A miss meanwhile asks the disk itself. What was written since the start beats what is loaded (its sequence is
+//! higher), and what is deleted meanwhile is remembered until the loading is over, so that a record read before the
+//! deletion cannot be put back after it.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::memory::Insertion;
+
+use super::state::State;
+
+/// The keys deleted while records are being loaded.
+#[derive(Debug, Default)]
+pub(super) struct Recovering {
+    /// `None` when nothing is being loaded; filled by deletions, read under the shard lock of the insert it guards.
+    deleted: Mutex<Option<HashSet<Key>>>,
+    /// Raised to end the loading early: at close, and when more was deleted than is worth remembering.
+    ended: AtomicBool,
+}
+
+impl Recovering {
+    /// Remembers `keys` while a loading is under way. To be called before they leave memory.
+    pub(super) fn deleted(&self, keys: &[Key]) {
+        if let Some(deleted) = self.deleted.lock().as_mut() {
+            deleted.extend(keys.iter().cloned());
+            if deleted.len() > DELETED_MAX {
+                self.ended.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    fn begin(&self) {
+        *self.deleted.lock() = Some(HashSet::new());
+    }
+
+    fn finish(&self) {
+        *self.deleted.lock() = None;
+    }
+
+    fn may_keep(&self, entry: &Entry) -> bool {
+        !self.ended.load(Ordering::Acquire)
+            && self.deleted.lock().as_ref().is_some_and(|deleted| !deleted.contains(entry.key().as_str()))
+    }
+}
+
+/// The handle on the thread `hifz-recovery`.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    state: Arc<State>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Recovery {
+    pub(super) fn start(state: &Arc<State>) -> Result<Self> {
+        let mut thread = None;
+        if state.disk.is_some() {
+            // Before any call can delete: what the thread reads from its first moment on is guarded.
+            state.recovering.begin();
+            let own_state = state.clone();
+            let spawned = std::thread::Builder::new().name("hifz-recovery".into()).spawn(move || run(&own_state));
+            let failed = |error| Error::new(ErrorKind::Busy, "the recovery thread cannot be started").because(error);
+            thread = Some(spawned.map_err(failed)?);
+        }
+        Ok(Self { state: state.clone(), thread: Mutex::new(thread) })
+    }
+
+    /// Ends the loading and waits for its thread.
+    pub(super) fn stop(&self) {
+        self.state.recovering.ended.store(true, Ordering::Release);
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the recovery thread had panicked");
+        }
+    }
+}
+
+fn run(state: &State) {
+    let Some(disk) = &state.disk else { return };
+    let started = crate::clock::monotonic_now();
+    let mut loaded = 0_u64;
+    disk.recover(&mut |entry| {
+        if state.recovering.ended.load(Ordering::Acquire) || !has_room(state, &entry) {
+            return ControlFlow::Break(());
+        }
+        if state.is_live(&entry) {
+            let insertion = state.memory.insert(&entry, || state.recovering.may_keep(&entry));
+            loaded += u64::from(insertion == Insertion::Inserted);
+        }
+        ControlFlow::Continue(())
+    });
+    state.recovering.finish();
+    tracing::info!(entries = loaded, elapsed = ?started.elapsed(), "loaded persisted entries into memory");
+}
+
+/// Whether loading `entry` evicts nothing: what is older than everything in memory must not push out what is newer.
+fn has_room(state: &State, entry: &Entry) -> bool {
+    let (usage, limits) = (state.memory.usage(), state.memory.limits());
+    usage.bytes + entry.weight() as u64 <= limits.bytes && limits.entries.is_none_or(|most| usage.entries < most)
+}
+
+/// Beyond this many deletions the rest of the loading is left to misses.
+const DELETED_MAX: usize = 100_000;

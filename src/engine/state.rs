@@ -1,0 +1,95 @@
+//! The parts a cache is made of; every other engine file takes `&State`.
+//!
+//! Lock order: a memory shard, then the flight table or what recovery remembers, then the queue of the disk tier. No
+//! two of the same kind are held at once, and nothing is awaited or logged under any of them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use tokio::sync::Semaphore;
+
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::entry::Entry;
+use crate::key::KeyRef;
+use crate::memory::{Generations, Memory};
+
+use super::flight::Flights;
+use super::policy::Policies;
+use super::recovery::Recovering;
+use super::stats::Counters;
+
+/// Everything one cache shares between its handles and threads.
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) clock: Clock,
+    pub(super) memory: Memory,
+    /// `None` with `disk = 0`.
+    pub(super) disk: Option<Disk>,
+    pub(super) generations: Generations,
+    pub(super) flights: Flights,
+    pub(super) recovering: Recovering,
+    pub(super) policies: Policies,
+    pub(super) counters: Counters,
+    /// Whether a write is acknowledged only once it is on disk: durability `always`.
+    pub(super) flushes_writes: bool,
+    /// Bounds how many loads ask a source at once.
+    pub(super) loads: Semaphore,
+    /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
+    sequence: AtomicU64,
+    closed: AtomicBool,
+}
+
+/// What a [`State`] is put together from.
+pub(super) struct Assembly {
+    pub(super) clock: Clock,
+    pub(super) memory: Memory,
+    pub(super) disk: Option<Disk>,
+    pub(super) generations: Generations,
+    pub(super) policies: Policies,
+    pub(super) flushes_writes: bool,
+    pub(super) loads_max: usize,
+    pub(super) first_sequence: u64,
+}
+
+impl State {
+    pub(super) fn new(parts: Assembly) -> Self {
+        Self {
+            clock: parts.clock,
+            memory: parts.memory,
+            disk: parts.disk,
+            generations: parts.generations,
+            flights: Flights::default(),
+            recovering: Recovering::default(),
+            policies: parts.policies,
+            counters: Counters::default(),
+            flushes_writes: parts.flushes_writes,
+            loads: Semaphore::new(parts.loads_max),
+            sequence: AtomicU64::new(parts.first_sequence.max(1)),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// A number higher than every one handed out before.
+    pub(super) fn next_sequence(&self) -> u64 {
+        self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// What memory holds under `key`, if it may be served now.
+    pub(super) fn live_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
+        self.memory.get(key).filter(|entry| self.is_live(entry))
+    }
+
+    /// Whether `entry` is fresh and of a living generation.
+    pub(super) fn is_live(&self, entry: &Entry) -> bool {
+        entry.is_fresh(self.clock.now()) && self.generations.is_alive(entry)
+    }
+
+    /// Marks the cache as closed; true for the first to do so.
+    pub(super) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+}

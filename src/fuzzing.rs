@@ -1,0 +1,73 @@
+//! Doors for the fuzz targets under `fuzz/`: each takes any bytes and must return. Not for users.
+
+#![expect(missing_docs, reason = "not for users; each name is that of its fuzz target")]
+
+use std::sync::OnceLock;
+
+use crate::clock::{Clock, Timestamp};
+use crate::content::Store;
+use crate::content::keys::SurahNumber;
+use crate::key::{KeyRef, Namespace, Tag};
+use crate::pattern::Pattern;
+
+pub fn key(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(key) = KeyRef::parse(text) {
+        assert!(text.starts_with(key.namespace()) || !text.contains(':'), "a namespace is a beginning");
+        assert!(Namespace::parse(key.namespace()).is_ok(), "the namespace of a key is one");
+    }
+    Tag::parse(text).map_or((), |tag| assert_eq!(tag.as_str(), text));
+}
+
+pub fn pattern(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (pattern, key) = text.split_once('\n').unwrap_or((text, ""));
+    if let Ok(pattern) = Pattern::parse(pattern) {
+        pattern.matches(key);
+    }
+}
+
+pub fn disk_record(bytes: &[u8]) {
+    if let Ok(entry) = crate::disk::record::decode(bytes) {
+        let again = crate::disk::record::encode(&entry);
+        assert!(again.is_some_and(|again| again == bytes), "a record that was read is the one that was written");
+    }
+}
+
+pub fn settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    crate::server::config::parse_size(text).map_or((), drop);
+    crate::server::config::parse_duration(text).map_or((), drop);
+    for line in text.lines() {
+        crate::server::config::parse_size(line).map_or((), drop);
+        crate::server::config::parse_duration(line).map_or((), drop);
+    }
+}
+
+pub fn import(bytes: &[u8]) {
+    let mut archive = bytes;
+    if store().import_archive(&mut archive, &mut |_| ()).is_ok() {
+        assert_eq!(store().counts().map(|counts| counts.surahs).ok(), Some(114), "an import keeps every surah");
+    }
+}
+
+pub fn document(bytes: &[u8]) {
+    let store = store();
+    if let Ok(number) = SurahNumber::new(112) {
+        store.put_surah(number, bytes, None).map_or((), drop);
+        store.put_surah(number, bytes, Some("en")).map_or((), drop);
+    }
+    store.put_translation("en", bytes).map_or((), drop);
+    store.put_reciter("a", bytes).map_or((), drop);
+}
+
+/// One store for the whole run, in a file of this process.
+#[expect(clippy::expect_used, reason = "without a store there is nothing to fuzz")]
+fn store() -> &'static Store {
+    static STORE: OnceLock<Store> = OnceLock::new();
+    STORE.get_or_init(|| {
+        let file = std::env::temp_dir().join(format!("hifz-fuzz-{}.redb", std::process::id()));
+        let clock = Clock::manual(Timestamp::from_millis(1));
+        Store::open(&file, clock).expect("a store in the temporary directory")
+    })
+}

@@ -1,0 +1,35 @@
+//! From the content store's outbox to the cache: the one bridge between what changed and what is invalidated.
+//!
+//! A change is written together with its outbox line; the line goes only when the invalidation is durable. So whatever
+//! happens between the two, the next start finishes it before anything is served.
+
+use crate::content::{Change, Store, Target};
+use crate::engine::Cache;
+use crate::error::Result;
+
+/// Invalidates what depends on `change`, durably, and takes its line out of the outbox. Blocks on the disk.
+pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()> {
+    let mut keys = Vec::new();
+    for target in &change.targets {
+        match target {
+            Target::Key(key) => keys.push(key.clone()),
+            Target::Namespace(namespace) => {
+                cache.invalidate_namespace(namespace)?;
+            }
+        }
+    }
+    if !keys.is_empty() {
+        cache.delete(&keys)?;
+    }
+    tracing::info!(change = change.id, targets = change.targets.len(), "content changed, dependent entries invalidated");
+    store.change_done(change.id)
+}
+
+/// Applies every change that an earlier process, or a failed attempt, left in the outbox. Blocks on the disk.
+pub(super) fn drain(cache: &Cache, store: &Store) -> Result<usize> {
+    let pending = store.pending_changes()?;
+    for change in &pending {
+        apply(cache, store, change)?;
+    }
+    Ok(pending.len())
+}

@@ -1,0 +1,281 @@
+//! The admin routes: content changes, imports, exports and namespace invalidation.
+//!
+//! A change is acknowledged once it is written and what depends on it is invalidated, both durably. The work runs on
+//! a thread that may block, to its end, also when the client goes away: half of it would be worse than either.
+
+use std::io::Read;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
+use crate::error::{Error, ErrorKind};
+use crate::key::Namespace;
+use crate::server::changes;
+
+use super::Site;
+use super::content::{surah_number, translation_asked};
+use super::problem::Problem;
+
+type Reply = Result<Response<Body>, Problem>;
+type Parameters = Query<Vec<(String, String)>>;
+
+/// `POST /admin/v1/namespaces/{ns}/invalidate`
+pub(super) async fn invalidate_namespace(State(site): State<Site>, Path(namespace): Path<String>) -> Reply {
+    #[derive(Serialize)]
+    struct Invalidated {
+        invalidated: u64,
+    }
+    let namespace = Namespace::parse(namespace)?;
+    let invalidated = run(&site, move |site| site.cache.invalidate_namespace(&namespace)).await?;
+    Ok(Json(Invalidated { invalidated }).into_response())
+}
+
+/// What a content route names.
+#[derive(Debug, Clone)]
+enum Subject {
+    Surah(SurahNumber, Option<TranslationId>),
+    Reciter(ReciterId),
+    Translation(TranslationId),
+}
+
+/// `PUT /admin/v1/surahs/{number}[?translation=]`
+pub(super) async fn put_surah(site: State<Site>, path: Path<String>, query: Parameters, body: Body) -> Reply {
+    let subject = Subject::surah(&path, &query)?;
+    put(site.0, subject, body).await
+}
+
+/// `DELETE /admin/v1/surahs/{number}[?translation=]`
+pub(super) async fn delete_surah(site: State<Site>, path: Path<String>, query: Parameters) -> Reply {
+    let subject = Subject::surah(&path, &query)?;
+    delete(site.0, subject).await
+}
+
+/// `PUT /admin/v1/reciters/{id}`
+pub(super) async fn put_reciter(site: State<Site>, path: Path<String>, body: Body) -> Reply {
+    put(site.0, Subject::Reciter(ReciterId::parse(&path.0)?), body).await
+}
+
+/// `DELETE /admin/v1/reciters/{id}`
+pub(super) async fn delete_reciter(site: State<Site>, path: Path<String>) -> Reply {
+    delete(site.0, Subject::Reciter(ReciterId::parse(&path.0)?)).await
+}
+
+/// `PUT /admin/v1/translations/{id}`
+pub(super) async fn put_translation(site: State<Site>, path: Path<String>, body: Body) -> Reply {
+    put(site.0, Subject::Translation(TranslationId::parse(&path.0)?), body).await
+}
+
+/// `DELETE /admin/v1/translations/{id}`
+pub(super) async fn delete_translation(site: State<Site>, path: Path<String>) -> Reply {
+    delete(site.0, Subject::Translation(TranslationId::parse(&path.0)?)).await
+}
+
+impl Subject {
+    fn surah(number: &str, query: &Parameters) -> Result<Self, Problem> {
+        Ok(Self::Surah(surah_number(number)?, translation_asked(query)?))
+    }
+}
+
+async fn put(site: Site, subject: Subject, body: Body) -> Reply {
+    let document = read_whole(&site, body).await?;
+    let written = run(&site, move |site| {
+        let written = match &subject {
+            Subject::Surah(number, translation) => {
+                site.store.put_surah(*number, &document, translation.as_ref().map(TranslationId::as_str))
+            }
+            Subject::Reciter(id) => site.store.put_reciter(id.as_str(), &document),
+            Subject::Translation(id) => site.store.put_translation(id.as_str(), &document),
+        }?;
+        changes::apply(&site.cache, &site.store, &written.change)?;
+        Ok(written)
+    })
+    .await?;
+    let status = if written.made { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(status.into_response())
+}
+
+async fn delete(site: Site, subject: Subject) -> Reply {
+    run(&site, move |site| {
+        let change = match &subject {
+            Subject::Surah(number, translation) => {
+                site.store.delete_surah(*number, translation.as_ref().map(TranslationId::as_str))
+            }
+            Subject::Reciter(id) => site.store.delete_reciter(id.as_str()),
+            Subject::Translation(id) => site.store.delete_translation(id.as_str()),
+        }?;
+        changes::apply(&site.cache, &site.store, &change)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// `POST /admin/v1/import`
+pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
+    let (sender, receiver) = mpsc::channel(IMPORT_CHUNKS_MAX);
+    let importing = run(&site, move |site| {
+        let mut archive = ChannelReader { receiver, chunk: Bytes::new() };
+        let report = site.store.import_archive(&mut archive, &mut |_| ())?;
+        changes::drain(&site.cache, &site.store)?;
+        Ok(report)
+    });
+    let (report, ()) = tokio::join!(importing, feed(&site, body, sender));
+    Ok(Json(report?).into_response())
+}
+
+/// `GET /admin/v1/export`
+pub(super) async fn export(State(site): State<Site>) -> Reply {
+    let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_CHUNKS_MAX);
+    let store = site.store.clone();
+    tokio::task::spawn_blocking(move || {
+        let mut out = ChannelWriter { sender: sender.clone() };
+        if let Err(error) = store.export(&mut out) {
+            tracing::error!(error = %error.chain(), "an export failed");
+            // The client sees a body cut short; when it has left already, nobody is there to be told.
+            sender.blocking_send(Err(std::io::Error::other("the export failed"))).unwrap_or_default();
+        }
+    });
+    let chunks = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        receiver.recv().await.map(|chunk| (chunk, receiver))
+    });
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/gzip")),
+        (header::CONTENT_DISPOSITION, HeaderValue::from_static("attachment; filename=\"hifz-export.tgz\"")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, Body::from_stream(chunks)).into_response())
+}
+
+/// Runs `work` on a thread that may block, to its end.
+async fn run<T, F>(site: &Site, work: F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: FnOnce(&Site) -> crate::Result<T> + Send + 'static,
+{
+    let site = site.clone();
+    match tokio::task::spawn_blocking(move || work(&site)).await {
+        Ok(result) => Ok(result?),
+        Err(error) => {
+            tracing::error!(%error, "an admin request panicked");
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the request failed inside the server"))
+        }
+    }
+}
+
+/// The whole body, within the limits of size and patience.
+async fn read_whole(site: &Site, mut body: Body) -> Result<Vec<u8>, Problem> {
+    let mut whole = Vec::new();
+    while let Some(chunk) = next_chunk(&mut body, site.limits.body_timeout).await? {
+        if (whole.len() + chunk.len()) as u64 > site.limits.body {
+            return Err(too_large(site).into());
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole)
+}
+
+/// Passes the body on piece by piece; what goes wrong is passed on too, so that the reader fails instead of seeing an
+/// end.
+async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<Bytes>>) {
+    let mut fed = 0;
+    loop {
+        let chunk = match next_chunk(&mut body, site.limits.body_timeout).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return,
+            Err(_) => {
+                let cut_short = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the upload was cut short");
+                return sender.send(Err(cut_short)).await.unwrap_or_default();
+            }
+        };
+        fed += chunk.len() as u64;
+        if fed > site.limits.body {
+            let error = std::io::Error::new(std::io::ErrorKind::FileTooLarge, too_large(site));
+            return sender.send(Err(error)).await.unwrap_or_default();
+        }
+        if sender.send(Ok(chunk)).await.is_err() {
+            // The reader has refused the archive. What is left is read and dropped, so that the client, still sending,
+            // gets to see why.
+            return skim(site, body, fed).await;
+        }
+    }
+}
+
+async fn skim(site: &Site, mut body: Body, mut skimmed: u64) {
+    while let Ok(Some(chunk)) = next_chunk(&mut body, site.limits.body_timeout).await {
+        skimmed += chunk.len() as u64;
+        if skimmed > site.limits.body {
+            return;
+        }
+    }
+}
+
+async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMED_OUT", "the body made no progress for too long")
+        })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let frame = frame.map_err(|_| {
+            Problem::new(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body ended before its announced length")
+        })?;
+        if let Ok(chunk) = frame.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+}
+
+fn too_large(site: &Site) -> Error {
+    let message = format!("the body is larger than limits.body, {} bytes", site.limits.body);
+    Error::new(ErrorKind::DocumentTooLarge, message)
+}
+
+/// A body that arrives on a channel, read where blocking is allowed.
+struct ChannelReader {
+    receiver: mpsc::Receiver<std::io::Result<Bytes>>,
+    chunk: Bytes,
+}
+
+impl Read for ChannelReader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        while self.chunk.is_empty() {
+            match self.receiver.blocking_recv() {
+                None => return Ok(0),
+                Some(chunk) => self.chunk = chunk?,
+            }
+        }
+        let taken = self.chunk.split_to(out.len().min(self.chunk.len()));
+        out[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
+    }
+}
+
+/// A body that leaves on a channel, written where blocking is allowed.
+struct ChannelWriter {
+    sender: mpsc::Sender<std::io::Result<Bytes>>,
+}
+
+impl std::io::Write for ChannelWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let gone = |_| std::io::Error::new(std::io::ErrorKind::BrokenPipe, "the client has left");
+        self.sender.blocking_send(Ok(Bytes::copy_from_slice(bytes))).map_err(gone)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Pieces of an upload that wait to be read.
+const IMPORT_CHUNKS_MAX: usize = 8;
+
+/// Pieces of an export that wait to be sent.
+const EXPORT_CHUNKS_MAX: usize = 8;

@@ -1,0 +1,98 @@
+//! How the parts are: one answer for people and probes.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use crate::disk::DiskState;
+
+use super::Site;
+
+/// How one part, or the whole, is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Status {
+    Ok,
+    Degraded,
+    Unavailable,
+}
+
+#[derive(Debug, Serialize)]
+struct Component {
+    status: Status,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct Health {
+    status: Status,
+    components: Components,
+}
+
+#[derive(Debug, Serialize)]
+struct Components {
+    memory: Component,
+    disk: Component,
+    content: Component,
+    source: Component,
+    sweeper: Component,
+}
+
+impl Component {
+    const OK: Self = Self { status: Status::Ok, reason: None };
+
+    fn degraded(reason: impl Into<String>) -> Self {
+        Self { status: Status::Degraded, reason: Some(reason.into()) }
+    }
+
+    fn unavailable(reason: impl Into<String>) -> Self {
+        Self { status: Status::Unavailable, reason: Some(reason.into()) }
+    }
+}
+
+/// `GET /api/v1/health`: 200 while anything can be answered, 503 when nothing can.
+pub(super) async fn health(State(site): State<Site>) -> (StatusCode, Json<Health>) {
+    let content = content(&site).await;
+    let components = Components {
+        memory: Component::OK,
+        disk: disk(&site),
+        source: Component { status: content.status, reason: content.reason.clone() },
+        content,
+        sweeper: sweeper(&site),
+    };
+    let status = components.overall();
+    let code = if status == Status::Unavailable { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, Json(Health { status, components }))
+}
+
+impl Components {
+    /// Unavailable without a system of record, degraded when any part is not well.
+    fn overall(&self) -> Status {
+        if self.content.status == Status::Unavailable {
+            return Status::Unavailable;
+        }
+        let parts = [&self.memory, &self.disk, &self.content, &self.source, &self.sweeper];
+        if parts.iter().all(|part| part.status == Status::Ok) { Status::Ok } else { Status::Degraded }
+    }
+}
+
+fn disk(site: &Site) -> Component {
+    match site.cache.disk_status().map(|status| status.state) {
+        None => Component { status: Status::Ok, reason: Some("off: disk = 0".into()) },
+        Some(DiskState::Healthy) => Component::OK,
+        Some(DiskState::Degraded(reason)) => Component::degraded(reason),
+    }
+}
+
+async fn content(site: &Site) -> Component {
+    let store = site.store.clone();
+    match blocking::unblock(move || store.counts()).await {
+        Ok(_) => Component::OK,
+        Err(error) => Component::unavailable(error.to_string()),
+    }
+}
+
+fn sweeper(site: &Site) -> Component {
+    if site.cache.is_sweeping() { Component::OK } else { Component::degraded("the sweeper thread has ended") }
+}

@@ -1,0 +1,184 @@
+//! The HTTP door: which route is answered where, and what every answer has in common.
+//!
+//! Content routes are open to every origin and speak only through the cache; admin routes first ask for the token and
+//! only then look at anything else. Every answer carries a request id, and every error is `application/problem+json`.
+
+mod admin;
+mod auth;
+mod content;
+mod health;
+mod problem;
+mod reply;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::IntoResponse;
+use axum::routing::{get, post, put};
+
+use crate::content::Store;
+use crate::engine::Cache;
+use crate::server::config::Limits;
+
+pub(super) use auth::AdminToken;
+pub(super) use problem::RETRY_AFTER_SECS;
+use problem::Problem;
+
+/// What the routes answer from; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Site {
+    pub(super) cache: Cache,
+    pub(super) store: Store,
+    pub(super) admin_token: Arc<AdminToken>,
+    pub(super) limits: Arc<Limits>,
+}
+
+/// The routes everybody may ask.
+pub(super) fn public(site: &Site) -> Router {
+    finish(content_routes(site).merge(operations()), site)
+}
+
+/// The routes that need the admin token, for a listener of their own.
+pub(super) fn admin(site: &Site) -> Router {
+    finish(admin_routes(site).merge(operations()), site)
+}
+
+/// Both on one listener.
+pub(super) fn everything(site: &Site) -> Router {
+    finish(content_routes(site).merge(operations()).merge(admin_routes(site)), site)
+}
+
+fn content_routes(_: &Site) -> Router<Site> {
+    Router::new()
+        .route("/api/v1/surahs", get(content::surahs))
+        .route("/api/v1/surahs/{number}", get(content::surah))
+        .route("/api/v1/surahs/{number}/ayahs/{ayah}", get(content::ayah))
+        .route("/api/v1/reciters", get(content::reciters))
+        .route("/api/v1/reciters/{id}", get(content::reciter))
+        .route("/api/v1/translations", get(content::translations))
+        .route("/api/v1/translations/{id}", get(content::translation))
+        .route_layer(from_fn(share_across_origins))
+}
+
+fn operations() -> Router<Site> {
+    Router::new()
+        .route("/api/v1/health", get(health::health))
+        .route("/api/v1/health/", get(health::health))
+}
+
+fn admin_routes(site: &Site) -> Router<Site> {
+    Router::new()
+        .route("/admin/v1/surahs/{number}", put(admin::put_surah).delete(admin::delete_surah))
+        .route("/admin/v1/reciters/{id}", put(admin::put_reciter).delete(admin::delete_reciter))
+        .route("/admin/v1/translations/{id}", put(admin::put_translation).delete(admin::delete_translation))
+        .route("/admin/v1/import", post(admin::import))
+        .route("/admin/v1/export", get(admin::export))
+        .route("/admin/v1/namespaces/{ns}/invalidate", post(admin::invalidate_namespace))
+        .route_layer(from_fn_with_state(site.clone(), ask_for_the_token))
+}
+
+fn finish(routes: Router<Site>, site: &Site) -> Router {
+    routes
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(finish_answer))
+        .with_state(site.clone())
+}
+
+async fn no_such_route(request: Request) -> Problem {
+    Problem::not_found("ROUTE_NOT_FOUND", format!("there is nothing at {:?}", request.uri().path()))
+}
+
+async fn no_such_method(request: Request) -> Problem {
+    let detail = format!("{} is not possible at {:?}", request.method(), request.uri().path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+}
+
+async fn ask_for_the_token(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
+    match site.admin_token.admit(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Lets pages of every origin read the content, which is the same for everybody.
+async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
+    let is_preflight = request.method() == Method::OPTIONS;
+    let mut response =
+        if is_preflight { StatusCode::NO_CONTENT.into_response() } else { next.run(request).await };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    if is_preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED));
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    }
+    response
+}
+
+/// Gives every answer its request id and every error its form.
+async fn finish_answer(request: Request, next: Next) -> Response<Body> {
+    let id = request_id(request.headers().get(REQUEST_ID));
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        let kept = std::mem::take(response.headers_mut());
+        response = problem.render(id.to_str().unwrap_or_default());
+        response.headers_mut().extend(kept.into_iter().filter_map(|(name, value)| Some((name?, value))));
+    } else if is_foreign_error(&response) {
+        let status = response.status();
+        let detail = status.canonical_reason().unwrap_or("the request cannot be answered");
+        response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// Whether an extractor refused the request in a form of its own.
+fn is_foreign_error(response: &Response<Body>) -> bool {
+    let status = response.status();
+    let form = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    (status.is_client_error() || status.is_server_error()) && form.is_none_or(|form| form.starts_with(b"text/plain"))
+}
+
+/// The client's own id where it is one, else a new one.
+fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+    let is_id = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
+            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+    };
+    if let Some(value) = given.filter(is_id) {
+        return value.clone();
+    }
+    let random = format!("{:032x}", rand::random::<u128>());
+    HeaderValue::from_str(&random).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Response headers that a page of another origin may read.
+const EXPOSED: &str = "age, cache-status, etag, last-modified, x-request-id";
+
+/// Request headers that a page of another origin may send.
+const ALLOWED: &str = "if-modified-since, if-none-match, range, x-request-id";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clients_own_request_id_is_kept_when_it_is_one() {
+        let kept = |value: &'static str| request_id(Some(&HeaderValue::from_static(value))) == value;
+        assert!(kept("a") && kept("A-z_0.9"));
+        assert!(!kept("") && !kept("a b") && !kept("a\"b"));
+        assert_eq!(request_id(None).len(), 32);
+        assert_ne!(request_id(None), request_id(None));
+    }
+}

@@ -1,0 +1,125 @@
+//! Errors as `application/problem+json` (RFC 9457): the one place where a kind becomes a status and a code.
+//!
+//! The client gets a stable code and a plain sentence; the chain of causes goes to the log. Nothing internal (paths,
+//! causes, other people's keys) leaves the house.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Serialize;
+
+use crate::error::{Error, ErrorKind};
+
+/// An error answer: a status, a stable code and a sentence.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    /// The field or file that broke the rule, where one is known.
+    place: Option<String>,
+    extra: Option<(header::HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), place: None, extra: None }
+    }
+
+    pub(super) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, code, detail)
+    }
+
+    pub(super) fn unauthorized() -> Self {
+        let detail = "this route needs the admin token: send 'Authorization: Bearer <token>'";
+        Self::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hifz admin\""))
+    }
+
+    /// The same answer with one more header.
+    pub(super) fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
+        self.extra = Some((name, value));
+        self
+    }
+
+    /// As the response to the request with this id.
+    pub(super) fn render(self, request_id: &str) -> Response<Body> {
+        let document = Document {
+            r#type: "about:blank",
+            title: self.status.canonical_reason().unwrap_or("Error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            place: self.place.as_deref(),
+            request_id,
+        };
+        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some((name, value)) = self.extra {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Handed on as it is: the outermost layer, which knows the request's id, renders it.
+    fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[derive(Serialize)]
+struct Document<'p> {
+    r#type: &'p str,
+    title: &'p str,
+    status: u16,
+    detail: &'p str,
+    code: &'p str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<&'p str>,
+    request_id: &'p str,
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        use StatusCode as S;
+        let (status, code) = match error.kind() {
+            ErrorKind::KeyInvalid => (S::BAD_REQUEST, "KEY_INVALID"),
+            ErrorKind::KeyReserved => (S::CONFLICT, "KEY_RESERVED"),
+            ErrorKind::ValueTooLarge => (S::PAYLOAD_TOO_LARGE, "VALUE_TOO_LARGE"),
+            ErrorKind::SourceUnavailable => (S::SERVICE_UNAVAILABLE, "SOURCE_UNAVAILABLE"),
+            ErrorKind::SourceTimedOut => (S::GATEWAY_TIMEOUT, "SOURCE_TIMED_OUT"),
+            ErrorKind::SourceRefused => (S::BAD_GATEWAY, "SOURCE_REFUSED"),
+            ErrorKind::DiskFailed => (S::SERVICE_UNAVAILABLE, "DISK_FAILED"),
+            ErrorKind::DiskNotTrusted => (S::INTERNAL_SERVER_ERROR, "DISK_NOT_TRUSTED"),
+            ErrorKind::ContentDamaged => (S::INTERNAL_SERVER_ERROR, "CONTENT_DAMAGED"),
+            ErrorKind::DocumentInvalid => (S::UNPROCESSABLE_ENTITY, "DOCUMENT_INVALID"),
+            ErrorKind::DocumentTooLarge => (S::PAYLOAD_TOO_LARGE, "DOCUMENT_TOO_LARGE"),
+            ErrorKind::NotFound => (S::NOT_FOUND, "NOT_FOUND"),
+            ErrorKind::TranslationNotAvailable => (S::NOT_FOUND, "TRANSLATION_NOT_AVAILABLE"),
+            ErrorKind::Busy => (S::SERVICE_UNAVAILABLE, "BUSY"),
+            ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, "CLOSING"),
+            _ => (S::INTERNAL_SERVER_ERROR, "INTERNAL"),
+        };
+        if status.is_server_error() {
+            tracing::error!(code, error = %error.chain(), "a request failed");
+        }
+        let mut problem = Self::new(status, code, error.to_string());
+        problem.place = error.place().map(ToOwned::to_owned);
+        if status == S::SERVICE_UNAVAILABLE {
+            return problem.with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
+        }
+        problem
+    }
+}
+
+/// When a client that was turned away should try again.
+pub(super) const RETRY_AFTER_SECS: &str = "1";

@@ -1,0 +1,257 @@
+//! The crate as a library: one cache over a scripted source.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use hifz::clock::{Clock, Timestamp};
+use hifz::source::{Loaded, Loading, Source};
+use hifz::{Cache, DataDir, Durability, Error, ErrorKind, Key, KeyRef, Namespace, Outcome, Policy};
+use tempfile::tempdir;
+use tokio::sync::Notify;
+
+/// Answers with a counter, after it was let go when it is held.
+#[derive(Debug, Default)]
+struct Scripted {
+    loads: AtomicU64,
+    /// What is answered now; read when a load begins, as a real store would.
+    value: AtomicU64,
+    held: AtomicBool,
+    begun: Notify,
+    go: Notify,
+    fails: AtomicBool,
+}
+
+impl Source for Scripted {
+    fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l> {
+        Box::pin(async move {
+            self.loads.fetch_add(1, Ordering::SeqCst);
+            let value = self.value.load(Ordering::SeqCst);
+            self.begun.notify_one();
+            if self.held.load(Ordering::SeqCst) {
+                self.go.notified().await;
+            }
+            if self.fails.load(Ordering::SeqCst) {
+                return Err(Error::new(ErrorKind::SourceUnavailable, "the source is down"));
+            }
+            if key.as_str().ends_with("absent") {
+                return Ok(None);
+            }
+            Ok(Some(Loaded {
+                body: value.to_string().into_bytes(),
+                content_type: "text/plain".into(),
+                modified_at: Timestamp::from_millis(1),
+                tags: vec!["numbers"],
+            }))
+        })
+    }
+}
+
+fn key(text: &str) -> KeyRef<'_> {
+    KeyRef::parse(text).unwrap()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future)
+}
+
+fn memory_only() -> Cache {
+    Cache::builder().memory(1 << 20).open().unwrap()
+}
+
+#[test]
+fn a_miss_is_loaded_once_and_then_hit() {
+    let (cache, source) = (memory_only(), Scripted::default());
+    block_on(async {
+        let first = cache.get_or_load(key("n:1"), &source).await.unwrap().unwrap();
+        let second = cache.get_or_load(key("n:1"), &source).await.unwrap().unwrap();
+        assert_eq!((first.outcome, second.outcome), (Outcome::Miss, Outcome::Hit));
+        assert_eq!(first.entry.body(), second.entry.body());
+    });
+    assert_eq!(source.loads.load(Ordering::SeqCst), 1);
+    assert_eq!((cache.stats().hits, cache.stats().misses), (1, 1));
+}
+
+#[test]
+fn what_the_source_does_not_have_makes_no_entry() {
+    let (cache, source) = (memory_only(), Scripted::default());
+    block_on(async { assert!(cache.get_or_load(key("n:absent"), &source).await.unwrap().is_none()) });
+    assert_eq!(cache.stats().entries, 0);
+}
+
+#[test]
+fn fifty_callers_on_one_cold_key_cost_one_load() {
+    let cache = memory_only();
+    let source = Arc::new(Scripted::default());
+    source.held.store(true, Ordering::SeqCst);
+    block_on(async {
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..50 {
+            let (cache, source) = (cache.clone(), source.clone());
+            callers.spawn(async move { cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().outcome });
+        }
+        source.begun.notified().await;
+        // Every other caller gets to its wait before the leader is let go.
+        for _ in 0..1000 {
+            tokio::task::yield_now().await;
+        }
+        source.go.notify_one();
+        source.held.store(false, Ordering::SeqCst);
+        let outcomes = callers.join_all().await;
+        assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Miss).count(), 1);
+    });
+    assert_eq!(source.loads.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn an_error_reaches_everyone_who_waits_and_is_not_kept() {
+    let (cache, source) = (memory_only(), Scripted::default());
+    source.fails.store(true, Ordering::SeqCst);
+    block_on(async {
+        let error = cache.get_or_load(key("n:1"), &source).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
+        source.fails.store(false, Ordering::SeqCst);
+        assert!(cache.get_or_load(key("n:1"), &source).await.unwrap().is_some());
+    });
+}
+
+/// Begins a load of the value 0, lets `change` happen with the value at 1, lets the load go, and returns what is then
+/// read.
+fn read_after(change: impl Fn(&Cache) + Send + Sync + 'static) -> (Cache, Vec<u8>) {
+    let cache = memory_only();
+    let source = Arc::new(Scripted::default());
+    source.held.store(true, Ordering::SeqCst);
+    let body = block_on(async {
+        let (own_cache, own_source) = (cache.clone(), source.clone());
+        let old = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
+        source.begun.notified().await;
+        source.value.store(1, Ordering::SeqCst);
+        change(&cache);
+        source.held.store(false, Ordering::SeqCst);
+        source.go.notify_one();
+        let old = old.await.unwrap().unwrap().unwrap();
+        assert_eq!(old.outcome, Outcome::Bypass);
+        cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().entry.body().to_vec()
+    });
+    (cache, body)
+}
+
+#[test]
+fn a_load_that_an_invalidation_overtook_is_not_kept() {
+    for change in [
+        (|cache| assert_eq!(cache.delete(&[Key::parse("n:1").unwrap()]).unwrap(), 0)) as fn(&Cache),
+        |cache| assert_eq!(cache.invalidate_namespace(&Namespace::parse("n").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.clear_all().unwrap(), 0),
+    ] {
+        assert_eq!(read_after(change).1, b"1");
+    }
+}
+
+#[test]
+fn a_load_that_a_write_overtook_does_not_replace_it() {
+    let (_, body) = read_after(|cache| cache.set(key("n:1"), b"written").unwrap());
+    assert_eq!(body, b"written");
+}
+
+#[test]
+fn a_leader_that_is_cancelled_leaves_its_waiters_a_new_one() {
+    let cache = memory_only();
+    let source = Arc::new(Scripted::default());
+    source.held.store(true, Ordering::SeqCst);
+    block_on(async {
+        let (own_cache, own_source) = (cache.clone(), source.clone());
+        let leader = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
+        source.begun.notified().await;
+        let (own_cache, own_source) = (cache.clone(), source.clone());
+        let waiter = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
+        tokio::task::yield_now().await;
+        source.held.store(false, Ordering::SeqCst);
+        leader.abort();
+        assert!(waiter.await.unwrap().unwrap().is_some());
+    });
+}
+
+#[test]
+fn an_entry_is_served_until_its_deadline_and_not_after() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let namespace = Namespace::parse("n").unwrap();
+    let policy = Policy::with_ttl(Duration::from_secs(10));
+    let cache = Cache::builder().policy(&namespace, policy).clock(clock.clone()).open().unwrap();
+    cache.set(key("n:1"), b"value").unwrap();
+    clock.advance(Duration::from_millis(9_999));
+    assert!(cache.get(key("n:1")).unwrap().is_some());
+    clock.advance(Duration::from_millis(1));
+    assert!(cache.get(key("n:1")).unwrap().is_none());
+    crate::common::eventually("the sweep", || (cache.stats().entries == 0).then_some(()));
+}
+
+#[test]
+fn memory_stays_within_its_limit_and_the_least_recently_used_goes_first() {
+    let cache = Cache::builder().memory(1 << 20).max_entries(Some(3)).open().unwrap();
+    for name in ["n:1", "n:2", "n:3"] {
+        cache.set(key(name), b"value").unwrap();
+    }
+    cache.get(key("n:1")).unwrap();
+    cache.set(key("n:4"), b"value").unwrap();
+    let held: Vec<_> = ["n:1", "n:2", "n:3", "n:4"].iter().map(|name| cache.exists(key(name)).unwrap()).collect();
+    assert_eq!(held, [true, false, true, true]);
+    let body = vec![0; 10_000];
+    for number in 0..1000 {
+        cache.set(key(&format!("n:{number}")), &body).unwrap();
+        assert!(cache.stats().memory_charged_bytes <= 1 << 20);
+    }
+}
+
+#[test]
+fn a_value_larger_than_the_cache_is_refused_and_empties_nothing() {
+    let cache = memory_only();
+    cache.set(key("n:small"), b"small").unwrap();
+    let error = cache.set(key("n:large"), &vec![0; 2 << 20]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ValueTooLarge);
+    assert!(cache.exists(key("n:small")).unwrap());
+}
+
+#[test]
+fn entries_come_back_after_a_close_and_what_was_deleted_does_not() {
+    let directory = tempdir().unwrap();
+    let open = || {
+        let directory = DataDir::open(directory.path()).unwrap();
+        Cache::builder().memory(1 << 20).durability(Durability::Interval).data_dir(directory).open().unwrap()
+    };
+    let cache = open();
+    cache.set(key("n:kept"), b"kept").unwrap();
+    cache.set(key("n:deleted"), b"deleted").unwrap();
+    cache.set(key("m:1"), b"of another namespace").unwrap();
+    cache.flush().unwrap();
+    assert_eq!(cache.delete(&[Key::parse("n:deleted").unwrap()]).unwrap(), 1);
+    cache.invalidate_namespace(&Namespace::parse("m").unwrap()).unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    let cache = open();
+    assert_eq!(cache.get(key("n:kept")).unwrap().unwrap().body(), b"kept");
+    assert!(cache.get(key("n:deleted")).unwrap().is_none());
+    assert!(cache.get(key("m:1")).unwrap().is_none());
+}
+
+#[test]
+fn what_memory_evicted_is_found_on_disk() {
+    let directory = tempdir().unwrap();
+    let data_dir = DataDir::open(directory.path()).unwrap();
+    let cache = Cache::builder().max_entries(Some(1)).data_dir(data_dir).open().unwrap();
+    cache.set(key("n:1"), b"one").unwrap();
+    cache.set(key("n:2"), b"two").unwrap();
+    assert_eq!(cache.get(key("n:1")).unwrap().unwrap().body(), b"one");
+    let source = Scripted::default();
+    let answer = block_on(cache.get_or_load(key("n:2"), &source)).unwrap().unwrap();
+    assert_eq!((answer.outcome, answer.entry.body()), (Outcome::Hit, b"two".as_slice()));
+}
+
+#[test]
+fn a_closed_cache_refuses_and_closing_twice_is_harmless() {
+    let cache = memory_only();
+    cache.close().unwrap();
+    cache.close().unwrap();
+    assert_eq!(cache.get(key("n:1")).unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(cache.set(key("n:1"), b"").unwrap_err().kind(), ErrorKind::Closed);
+}
