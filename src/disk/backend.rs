@@ -1,0 +1,167 @@
+//! The file under a redb database: private, bounded, fenced, and made to fail on purpose in tests.
+//!
+//! Promises: no file is ever grown past its bound (the growth is refused as a full disk would refuse it); whatever
+//! redb does with a damaged file, panics included, comes back as a [`Fault`] that says whether the file is to blame.
+//! Files are 0600. There is no lock here: the data directory's one-process lock covers every file in it, and
+//! `disk/state.rs` sees to it that a process opens a file once.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use redb::backends::FileBackend;
+use redb::{Database, StorageBackend};
+
+/// Why an operation on a redb file did not succeed.
+#[derive(Debug, Clone)]
+pub(crate) enum Fault {
+    /// The file is damaged, foreign, or of a newer format: it must not be used again.
+    Damaged(String),
+    /// The disk failed, or is full: the file may be fine once that is over.
+    Failed(String),
+}
+
+impl Fault {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Damaged(reason) | Self::Failed(reason) => reason,
+        }
+    }
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::from(redb::Error::Io(error))
+    }
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Self {
+        let text = error.to_string();
+        let is_damage = match &error {
+            redb::Error::Io(error) => {
+                matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+            }
+            redb::Error::Corrupted(_)
+            | redb::Error::UpgradeRequired(_)
+            | redb::Error::RepairAborted
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TableIsMultimap(_)
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::TableDoesNotExist(_) => true,
+            _ => false,
+        };
+        if is_damage { Self::Damaged(text) } else { Self::Failed(text) }
+    }
+}
+
+/// Runs `act` on a redb file; a panic in it means that the file has pages which redb did not write.
+pub(crate) fn fenced<T>(act: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(act))
+        .unwrap_or_else(|_| Err(Fault::Damaged("a page of it cannot be read".to_owned())))
+}
+
+/// Opens the database at `path`, making it where it is missing.
+pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Database, Fault> {
+    fenced(|| {
+        let file =
+            OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        let inner = FileBackend::new(file).map_err(redb::Error::from)?;
+        let backend = Backend { inner, limits: limits.clone() };
+        Ok(redb::Builder::new()
+            .set_cache_size(limits.page_cache_bytes)
+            .create_with_backend(backend)
+            .map_err(redb::Error::from)?)
+    })
+}
+
+/// What a file may cost, and how many writes a test lets it make.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) file_bytes_max: u64,
+    pub(crate) page_cache_bytes: usize,
+    pub(crate) fuse: Fuse,
+}
+
+impl Limits {
+    /// For a small file beside: its own little page cache, and no bound, since nothing in it may be refused.
+    pub(crate) fn small(&self) -> Self {
+        Self { file_bytes_max: u64::MAX, page_cache_bytes: 1 << 20, fuse: self.fuse.clone() }
+    }
+}
+
+/// Burns down by one a write or sync; once burnt every further one fails until it is replaced.
+#[derive(Debug, Clone)]
+pub(crate) struct Fuse(Arc<AtomicU64>);
+
+impl Fuse {
+    /// Never burns.
+    pub(crate) fn none() -> Self {
+        Self(Arc::new(AtomicU64::new(u64::MAX)))
+    }
+
+    /// Lets `writes` more through; `u64::MAX` lets all.
+    #[cfg(test)]
+    pub(crate) fn set(&self, writes: u64) {
+        self.0.store(writes, Ordering::SeqCst);
+    }
+
+    fn burn(&self) -> io::Result<()> {
+        let burn = |left: u64| match left {
+            u64::MAX => Some(left),
+            left => left.checked_sub(1),
+        };
+        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Backend {
+    inner: FileBackend,
+    limits: Limits,
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, BackendIoError> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), BackendIoError> {
+        self.limits.fuse.burn()?;
+        if len > self.limits.file_bytes_max && len > self.inner.len()? {
+            let message = format!("{BOUND_REACHED} {} bytes", self.limits.file_bytes_max);
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
+        }
+        self.inner.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), BackendIoError> {
+        self.limits.fuse.burn()?;
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
+        self.limits.fuse.burn()?;
+        self.inner.write(offset, data)
+    }
+
+    fn close(&self) -> Result<(), BackendIoError> {
+        self.inner.close()
+    }
+}
+
+type BackendIoError = io::Error;
+
+/// How the error begins that says that a file would outgrow its bound.
+pub(crate) const BOUND_REACHED: &str = "the file may not grow past";

@@ -1,0 +1,161 @@
+//! What is dead, in memory: floors and graves, asked on every read and every write of the disk tier.
+//!
+//! A record is dead when its sequence is below the floor of its namespace, of one of its tags or of all, or below the
+//! grave of its key. Marks only ever rise. Graves are kept for the latest [`GRAVES_MAX`] deletes; a write that is
+//! older than every grave still known is refused too, because its key's grave may be among the forgotten: the cache
+//! may forget, it never goes back in time. It does not know which marks are durable.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::entry::Entry;
+use crate::key::{KeyRef, Namespace, Tag};
+
+/// What an invalidation covers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Floor {
+    /// Everything.
+    All,
+    /// The keys of one namespace.
+    Namespace(Namespace),
+    /// The entries with one tag.
+    Tag(Tag),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Marks {
+    all: u64,
+    namespaces: HashMap<Box<str>, u64>,
+    tags: HashMap<Box<str>, u64>,
+    graves: HashMap<u128, u64>,
+    /// The graves in the order in which they were dug; a key dug twice stands here twice.
+    graves_dug: VecDeque<(u128, u64)>,
+    /// The highest grave forgotten.
+    forgotten: u64,
+}
+
+impl Marks {
+    pub(crate) fn raise(&mut self, floor: &Floor, sequence: u64) {
+        let mark = match floor {
+            Floor::All => &mut self.all,
+            Floor::Namespace(namespace) => self.namespaces.entry(namespace.as_str().into()).or_default(),
+            Floor::Tag(tag) => self.tags.entry(tag.as_str().into()).or_default(),
+        };
+        *mark = sequence.max(*mark);
+    }
+
+    pub(crate) fn bury(&mut self, fingerprint: u128, sequence: u64) {
+        let grave = self.graves.entry(fingerprint).or_default();
+        *grave = sequence.max(*grave);
+        self.graves_dug.push_back((fingerprint, sequence));
+    }
+
+    /// Forgets graves beyond the bound; only once they are durably settled may it be asked to.
+    pub(crate) fn forget_settled(&mut self) {
+        while self.graves_dug.len() > GRAVES_MAX {
+            let Some((fingerprint, sequence)) = self.graves_dug.pop_front() else { return };
+            self.forgotten = self.forgotten.max(sequence);
+            if self.graves.get(&fingerprint).is_some_and(|grave| *grave <= sequence) {
+                self.graves.remove(&fingerprint);
+            }
+        }
+    }
+
+    pub(crate) fn has_grave(&self, fingerprint: u128) -> bool {
+        self.graves.contains_key(&fingerprint)
+    }
+
+    /// Whether an entry that lies on disk is dead.
+    pub(crate) fn is_dead(&self, entry: &Entry) -> bool {
+        let sequence = entry.sequence();
+        self.is_below_floor(entry.key(), entry.tags(), sequence)
+            || self
+                .graves
+                .get(&crate::disk::record::fingerprint(entry.key()))
+                .is_some_and(|grave| sequence < *grave)
+    }
+
+    /// Whether an entry that arrives only now must be refused.
+    pub(crate) fn is_refused(&self, entry: &Entry) -> bool {
+        entry.sequence() < self.forgotten || self.is_dead(entry)
+    }
+
+    fn is_below_floor<'t>(
+        &self,
+        key: KeyRef<'_>,
+        mut tags: impl Iterator<Item = &'t str>,
+        sequence: u64,
+    ) -> bool {
+        sequence < self.all
+            || self.namespaces.get(key.namespace()).is_some_and(|floor| sequence < *floor)
+            || tags.any(|tag| self.tags.get(tag).is_some_and(|floor| sequence < *floor))
+    }
+
+    /// Every floor, for the truth that is written anew.
+    pub(crate) fn floors(&self) -> Vec<(Floor, u64)> {
+        let mut floors = Vec::new();
+        if self.all > 0 {
+            floors.push((Floor::All, self.all));
+        }
+        let namespaces = self.namespaces.iter().filter_map(|(name, at)| {
+            Namespace::parse(name.clone()).ok().map(|namespace| (Floor::Namespace(namespace), *at))
+        });
+        floors.extend(namespaces);
+        let tags = self.tags.iter();
+        floors
+            .extend(tags.filter_map(|(t, at)| Tag::parse(t.clone()).ok().map(|tag| (Floor::Tag(tag), *at))));
+        floors
+    }
+}
+
+/// About 6 MB of graves at most.
+const GRAVES_MAX: usize = 1 << 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entry::Parts;
+
+    fn entry(key: &str, tags: &[&str], sequence: u64) -> Entry {
+        let (stored_at, expires_at) = (Timestamp::from_millis(0), Timestamp::NEVER);
+        let parts = Parts { head: b"", body: b"", tags, stored_at, expires_at, sequence };
+        Entry::new(KeyRef::parse(key).unwrap(), &parts)
+    }
+
+    #[test]
+    fn an_entry_is_dead_below_any_mark_that_covers_it_and_only_then() {
+        let mut marks = Marks::default();
+        marks.raise(&Floor::Namespace(Namespace::parse("a").unwrap()), 10);
+        marks.raise(&Floor::Tag(Tag::parse("t").unwrap()), 20);
+        marks.raise(&Floor::Tag(Tag::parse("t").unwrap()), 15);
+        marks.bury(crate::disk::record::fingerprint(KeyRef::parse("c:1").unwrap()), 30);
+        for (key, tags, sequence, dead) in [
+            ("a:1", &[] as &[&str], 9, true),
+            ("a:1", &[], 10, false),
+            ("b:1", &[], 9, false),
+            ("b:1", &["u", "t"], 19, true),
+            ("b:1", &["t"], 20, false),
+            ("c:1", &[], 29, true),
+            ("c:1", &[], 30, false),
+            ("c:2", &[], 29, false),
+        ] {
+            assert_eq!(marks.is_dead(&entry(key, tags, sequence)), dead, "{key} {tags:?} {sequence}");
+        }
+        marks.raise(&Floor::All, 40);
+        assert!(marks.is_dead(&entry("d", &[], 39)));
+        assert_eq!(marks.floors().len(), 3);
+    }
+
+    #[test]
+    fn a_write_older_than_the_forgotten_graves_is_refused() {
+        let mut marks = Marks::default();
+        for number in 0..=u128::try_from(GRAVES_MAX).unwrap() {
+            marks.bury(number, 100 + u64::try_from(number).unwrap());
+        }
+        assert!(!marks.is_refused(&entry("late", &[], 99)));
+        marks.forget_settled();
+        assert!(marks.is_refused(&entry("late", &[], 99)), "its grave may be the forgotten one");
+        assert!(!marks.is_refused(&entry("late", &[], 100)));
+        assert_eq!(marks.graves.len(), GRAVES_MAX);
+    }
+}

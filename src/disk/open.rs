@@ -1,0 +1,211 @@
+//! The open: which files are believed, and what is done about those that are not.
+//!
+//! It reads numbers, floors and graves, never records, so it takes as long for a full file as for an empty one; the
+//! index of keys is read afterwards by the thread `hifz-index`. Whatever is wrong with the files, it ends with a tier
+//! that runs: believed, cold, or degraded.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
+use std::thread::{Builder, JoinHandle};
+
+use parking_lot::Mutex;
+
+use super::backend::{Fault, Fuse, Limits};
+use super::bulk::{Bulk, Meta, ROW_END};
+use super::queue::Op;
+use super::scribe::Scribe;
+use super::state::{Part, Shared, index_key};
+use super::truth::{Stored, TruthFile};
+use super::writer::{Writer, new_store_id};
+use super::{Disk, DiskOptions, ROWS_A_STEP, Truth};
+use crate::clock::Clock;
+use crate::datadir::DataDir;
+use crate::error::{Error, ErrorKind, Result};
+
+pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse) -> Result<(Disk, Truth)> {
+    let limits = Limits { file_bytes_max: options.bytes_max, page_cache_bytes: PAGE_CACHE_BYTES, fuse };
+    let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock));
+    let opened = open_files(&shared);
+    let first_sequence = opened.stored.epoch << COUNTER_BITS;
+    load_marks(&shared, &opened.stored);
+    let has_bulk = shared.bulk.read().is_some();
+    let (ask, asks) = channel();
+    let (store, epoch) = (opened.stored.store, opened.stored.epoch);
+    let writer = Writer::new(Arc::clone(&shared), ask.clone(), store);
+    let scribe = Scribe::new(Arc::clone(&shared), opened.truth, epoch);
+    let indexed = Arc::clone(&shared);
+    let threads = vec![
+        spawn("hifz-writer", &shared, move || writer.run())?,
+        spawn("hifz-index", &shared, move || {
+            if has_bulk {
+                build_index(&indexed);
+            }
+        })?,
+        spawn("hifz-truth", &shared, move || scribe.run(&asks))?,
+    ];
+    let disk = Disk { shared, scribe: ask, threads: Mutex::new(threads), first_sequence };
+    Ok((disk, Truth { floors: opened.stored.floors, first_sequence }))
+}
+
+/// The truth of this run, its epoch already raised.
+struct Opened {
+    truth: Option<TruthFile>,
+    stored: Stored,
+}
+
+fn open_files(shared: &Shared) -> Opened {
+    match try_open(shared) {
+        Ok(opened) => opened,
+        Err((part, fault)) => {
+            // The bulk is not believed in this run, and is replaced once the truth can be written: sequences of this
+            // run begin anew, so nothing older may be beside them.
+            shared.begin_discarded();
+            *shared.bulk.write() = None;
+            shared.set_health(part, Some(fault.reason()));
+            shared.queue.lock().is_urgent = true;
+            Opened { truth: None, stored: Stored { epoch: 1, ..Stored::default() } }
+        }
+    }
+}
+
+fn try_open(shared: &Shared) -> std::result::Result<Opened, (Part, Fault)> {
+    let (truth_path, bulk_path) = (shared.dir.cache_truth_file(), shared.dir.cache_file());
+    let in_truth = |fault| (Part::Truth, fault);
+    let small = shared.limits.small();
+    let (truth, mut stored) = match TruthFile::open(&truth_path, &small) {
+        Ok(opened) => opened,
+        Err(Fault::Damaged(reason)) => {
+            set_aside(shared, &[bulk_path.clone(), truth_path.clone()], &reason).map_err(in_truth)?;
+            TruthFile::open(&truth_path, &small).map_err(in_truth)?
+        }
+        Err(fault) => return Err(in_truth(fault)),
+    };
+    let bulk = open_bulk(shared, &stored).map_err(|fault| (Part::Bulk, fault))?;
+    stored.epoch = (stored.epoch + 1).min(EPOCH_MAX);
+    if let Some((bulk, meta)) = bulk {
+        truth.begin_epoch(&stored).map_err(in_truth)?;
+        shared.note(&meta);
+        *shared.bulk.write() = Some(bulk);
+        return Ok(Opened { truth: Some(truth), stored });
+    }
+    // Floors stay, for what the caller keeps elsewhere; graves were those of a bulk that is no more.
+    stored = Stored { store: new_store_id(shared), settled: 0, graves: Vec::new(), ..stored };
+    truth.replace(&stored).map_err(in_truth)?;
+    let make = || Bulk::create(&bulk_path, &shared.limits, stored.store);
+    shared.replace_bulk(make).map_err(|fault| (Part::Bulk, fault))?;
+    Ok(Opened { truth: Some(truth), stored })
+}
+
+/// The bulk that belongs to this truth, if there is one; any other is set aside.
+fn open_bulk(shared: &Shared, stored: &Stored) -> std::result::Result<Option<(Bulk, Meta)>, Fault> {
+    let path = shared.dir.cache_file();
+    let is_there = std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0);
+    if !is_there {
+        return Ok(None);
+    }
+    let reason = match Bulk::open(&path, &shared.limits) {
+        Ok((bulk, meta)) => match why_not(&meta, stored) {
+            None => return Ok(Some((bulk, meta))),
+            Some(reason) => reason.to_owned(),
+        },
+        Err(Fault::Damaged(reason)) => reason,
+        Err(fault) => return Err(fault),
+    };
+    set_aside(shared, &[path], &reason)?;
+    Ok(None)
+}
+
+/// What speaks against believing a bulk that could be opened.
+fn why_not(meta: &Meta, stored: &Stored) -> Option<&'static str> {
+    if stored.store == 0 {
+        Some("its truth is missing")
+    } else if meta.store != stored.store {
+        Some("it belongs to another truth")
+    } else if meta.commit < stored.settled {
+        Some("it is older than its truth")
+    } else if meta.sequence_last >= (stored.epoch + 1) << COUNTER_BITS {
+        Some("it is newer than its truth")
+    } else {
+        None
+    }
+}
+
+fn set_aside(shared: &Shared, files: &[PathBuf], reason: &str) -> std::result::Result<(), Fault> {
+    tracing::warn!(reason, ?files, "the cache on disk is set aside: the start is cold");
+    let failed = |error: Error| Fault::Failed(error.chain());
+    shared.dir.quarantine(files, shared.options.bytes_max).map(|_| ()).map_err(failed)
+}
+
+fn load_marks(shared: &Shared, stored: &Stored) {
+    let mut marks = shared.marks.write();
+    for (floor, sequence) in &stored.floors {
+        marks.raise(floor, *sequence);
+    }
+    for (fingerprint, sequence) in &stored.graves {
+        marks.bury(*fingerprint, *sequence);
+    }
+    drop(marks);
+    // What they are the graves of is removed now, so that they can be filled in.
+    let mut queue = shared.queue.lock();
+    for (fingerprint, sequence) in &stored.graves {
+        queue.push(*fingerprint, Op::Remove(*sequence), shared.options.queue_bytes_max);
+    }
+}
+
+/// A thread whose death is noticed: the tier then says so, and nobody waits for it.
+fn spawn(
+    name: &'static str,
+    shared: &Arc<Shared>,
+    run: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    let guarded = move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
+            shared.die(name);
+            resume_unwind(panic);
+        }
+    };
+    Builder::new().name(name.to_owned()).spawn(guarded).map_err(|error| {
+        Error::new(ErrorKind::DiskFailed, format!("cannot start the thread {name}")).because(error)
+    })
+}
+
+/// Reads which keys are on disk, in steps, so that no reader of the file holds old pages for long.
+fn build_index(shared: &Shared) {
+    let mut below = ROW_END;
+    loop {
+        if shared.is_closed.load(Ordering::Relaxed) || shared.is_discarded() {
+            return;
+        }
+        let slot = shared.bulk.read();
+        let Some(rows) = slot.as_ref().map(|bulk| bulk.order_below(below, ROWS_A_STEP)) else { return };
+        drop(slot);
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(fault) => return shared.report(fault),
+        };
+        let found: HashSet<u64> = rows.iter().map(|(_, fingerprint)| index_key(*fingerprint)).collect();
+        let mut index = shared.index.write();
+        if index.is_ready {
+            return;
+        }
+        index.fingerprints.extend(found);
+        index.is_ready = rows.is_empty();
+        drop(index);
+        if let Some(last) = rows.last() {
+            below = *last;
+        }
+    }
+}
+
+/// How many of a sequence's bits count within an epoch.
+const COUNTER_BITS: u32 = 40;
+
+const EPOCH_MAX: u64 = (1 << (64 - COUNTER_BITS)) - 2;
+
+/// redb's own cache of pages: resident memory, so it is small; the kernel's cache serves the rest.
+const PAGE_CACHE_BYTES: usize = 8 << 20;

@@ -1,0 +1,206 @@
+//! What the threads of the disk tier share.
+//!
+//! Lock order, where two are held: `bulk`, then `marks`, then `queue`; `index`, `health` and `life` are taken alone or
+//! last. Nothing is logged and no file but the bulk's is touched while `marks`, `queue`, `index` or `health` is held.
+//! Readers hold `bulk` shared for one read; the writer takes it alone only to drop or replace the handle, so that the
+//! process never has the file open twice.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::backend::{Fault, Limits};
+use super::bulk::{Bulk, Meta};
+use super::marks::Marks;
+use super::queue::{Op, Queue};
+use super::{DiskOptions, DiskState};
+use crate::clock::Clock;
+use crate::datadir::DataDir;
+use crate::error::Result;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) dir: DataDir,
+    pub(crate) options: DiskOptions,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    /// Raised by whoever deletes or invalidates, before it is durable.
+    pub(crate) marks: RwLock<Marks>,
+    pub(crate) queue: Mutex<Queue>,
+    /// Wakes the writer.
+    pub(crate) wake: Condvar,
+    /// Wakes who waits for a batch to end.
+    pub(crate) ended: Condvar,
+    /// `None` while the file is closed after a fault; only the writer changes it.
+    pub(crate) bulk: RwLock<Option<Bulk>>,
+    pub(crate) index: RwLock<Index>,
+    health: Mutex<Health>,
+    /// Held while the bulk's name comes or goes.
+    life: Mutex<()>,
+    /// The bulk must not be believed any more: set with `life` by anyone, taken back with `life` by the writer once
+    /// another file stands in its place.
+    is_discarded: AtomicBool,
+    /// What a reader found wrong with the file; taken by the writer.
+    pub(crate) reader_fault: Mutex<Option<Fault>>,
+    pub(crate) is_closed: AtomicBool,
+    pub(crate) counts: Counts,
+}
+
+/// The keys that may be on disk, by the first half of their fingerprint: too many is a wasted read, too few would be a
+/// lost entry, so what is doubtful stays in.
+#[derive(Debug, Default)]
+pub(crate) struct Index {
+    pub(crate) fingerprints: HashSet<u64>,
+    /// Until then every key may be there, and the file itself is asked.
+    pub(crate) is_ready: bool,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    bulk: Option<String>,
+    truth: Option<String>,
+}
+
+/// Which part of the tier a fault is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Bulk,
+    Truth,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) broken: AtomicU64,
+    pub(crate) evicted: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) live_bytes: AtomicU64,
+    pub(crate) entries: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(dir: DataDir, options: DiskOptions, limits: Limits, clock: Clock) -> Self {
+        Self {
+            dir,
+            options,
+            limits,
+            clock,
+            marks: RwLock::default(),
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            ended: Condvar::new(),
+            bulk: RwLock::default(),
+            index: RwLock::default(),
+            health: Mutex::default(),
+            life: Mutex::default(),
+            is_discarded: AtomicBool::new(false),
+            reader_fault: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Makes the bulk untrusted: nothing is read from it any more, and its name is durably gone. Needs no space.
+    pub(crate) fn discard_bulk(&self) -> Result<()> {
+        let life = self.life.lock();
+        self.is_discarded.store(true, Ordering::SeqCst);
+        let removed = self.dir.remove_durably(&self.dir.cache_file());
+        drop(life);
+        self.queue.lock().is_urgent = true;
+        self.wake.notify_all();
+        removed
+    }
+
+    /// Runs `make`, which puts a new bulk in the place of what was discarded.
+    pub(crate) fn replace_bulk(
+        &self,
+        make: impl FnOnce() -> std::result::Result<Bulk, Fault>,
+    ) -> std::result::Result<(), Fault> {
+        let mut slot = self.bulk.write();
+        let life = self.life.lock();
+        *slot = None;
+        let bulk = make()?;
+        *slot = Some(bulk);
+        self.is_discarded.store(false, Ordering::SeqCst);
+        drop(life);
+        let mut index = self.index.write();
+        index.fingerprints = HashSet::new();
+        index.is_ready = true;
+        drop(index);
+        drop(slot);
+        self.note(&Meta::default());
+        self.queue.lock().forget_removals();
+        Ok(())
+    }
+
+    pub(crate) fn is_discarded(&self) -> bool {
+        self.is_discarded.load(Ordering::SeqCst)
+    }
+
+    /// Makes the next read find nothing; for a bulk that was never opened.
+    pub(crate) fn begin_discarded(&self) {
+        self.is_discarded.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn may_contain(&self, fingerprint: u128) -> bool {
+        let index = self.index.read();
+        !index.is_ready || index.fingerprints.contains(&index_key(fingerprint))
+    }
+
+    /// Has the record of a key removed if its sequence is below `below`.
+    pub(crate) fn remove(&self, fingerprint: u128, below: u64) {
+        self.queue.lock().push(fingerprint, Op::Remove(below), self.options.queue_bytes_max);
+        self.wake.notify_all();
+    }
+
+    pub(crate) fn report(&self, fault: Fault) {
+        *self.reader_fault.lock() = Some(fault);
+        self.queue.lock().is_urgent = true;
+        self.wake.notify_all();
+    }
+
+    /// Notes that a part is well (`None`) or why it is not; each change is one line in the log.
+    pub(crate) fn set_health(&self, part: Part, reason: Option<&str>) {
+        let mut health = self.health.lock();
+        let slot = match part {
+            Part::Bulk => &mut health.bulk,
+            Part::Truth => &mut health.truth,
+        };
+        let (was, is) = (slot.is_some(), reason.is_some());
+        *slot = reason.map(ToOwned::to_owned);
+        drop(health);
+        match (was, reason) {
+            (false, Some(reason)) => tracing::warn!(?part, reason, "the disk tier is degraded: memory only"),
+            (true, None) => tracing::info!(?part, "the disk tier is healthy again"),
+            _ => debug_assert_eq!(was, is),
+        }
+    }
+
+    /// A thread of the tier has died: nobody is to wait for it.
+    pub(crate) fn die(&self, thread: &str) {
+        self.set_health(Part::Bulk, Some(&format!("the thread {thread} died")));
+        let queue = self.queue.lock();
+        self.is_closed.store(true, Ordering::SeqCst);
+        drop(queue);
+        self.ended.notify_all();
+    }
+
+    pub(crate) fn state(&self) -> DiskState {
+        let health = self.health.lock();
+        match health.truth.as_ref().or(health.bulk.as_ref()) {
+            Some(reason) => DiskState::Degraded(reason.clone()),
+            None => DiskState::Healthy,
+        }
+    }
+
+    pub(crate) fn note(&self, meta: &Meta) {
+        self.counts.live_bytes.store(meta.live_bytes, Ordering::Relaxed);
+        self.counts.entries.store(meta.entries, Ordering::Relaxed);
+    }
+}
+
+/// The half of a fingerprint that the index keeps.
+#[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
+pub(crate) fn index_key(fingerprint: u128) -> u64 {
+    fingerprint as u64
+}
