@@ -12,6 +12,8 @@
 //! batch that removes the record: the grave says it is dead, and the next open removes it. Between that batch and the
 //! grave's filling in: a grave too many, until the next open.
 //!
+//! Between an overwrite and its batch: the mark it left (`disk/log.rs`) says that the older record is dead.
+//!
 //! Promises: a file that is damaged, foreign, half-written or newer never fails the open and never yields a wrong
 //! byte; a disk that fails costs persistence, not the cache; nothing acknowledged as dead comes back; memory is bounded
 //! by the queue's bound, the page caches, 8 bytes and a slot a key on disk, and the graves. A put is durable once
@@ -20,6 +22,7 @@
 
 mod backend;
 mod bulk;
+mod log;
 mod marks;
 mod open;
 mod queue;
@@ -154,7 +157,7 @@ impl Disk {
         waiting.unwrap_or_else(|| self.shared.may_contain(fingerprint))
     }
 
-    /// Has `entry` written, later; never blocks on the disk. What finds no room is dropped and counted.
+    /// Has `entry` written, later; never waits for the disk. What finds no room is dropped and counted.
     pub(crate) fn put(&self, entry: &Entry) {
         let shared = &self.shared;
         if shared.marks.read().is_refused(entry) {
@@ -162,8 +165,10 @@ impl Disk {
             return;
         }
         let fingerprint = fingerprint(entry.key());
-        let may_be_on_disk = shared.may_contain(fingerprint);
+        let may_be_on_disk = !shared.is_discarded() && shared.may_contain(fingerprint);
         let mut queue = shared.queue.lock();
+        let needs_mark = (may_be_on_disk || queue.is_writing(fingerprint)) && !queue.is_pending(fingerprint);
+        let marked = if needs_mark { shared.log.lock().leave(fingerprint, entry.sequence()) } else { Ok(()) };
         let bytes_max = shared.options.queue_bytes_max;
         if queue.push(fingerprint, Op::Put(entry.clone()), bytes_max) == Queued::Full {
             queue.dropped += 1;
@@ -173,6 +178,13 @@ impl Disk {
         }
         drop(queue);
         shared.wake.notify_one();
+        if let Err(error) = marked {
+            // The older record could come back after a kill: better that none does.
+            tracing::warn!(%error, "an overwrite could not be marked: the cache file is given up");
+            if let Err(error) = shared.discard_bulk() {
+                tracing::warn!(error = error.chain(), "nor could the cache file be removed");
+            }
+        }
     }
 
     /// Kills what is older than `sequence` under each of `keys`, durably.

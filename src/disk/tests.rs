@@ -58,7 +58,7 @@ fn delete(disk: &Disk, text: &str, sequence: u64) {
 /// The files as a kill at this instant would leave them.
 fn killed_copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
-    for name in ["cache.redb", "cache-truth.redb"] {
+    for name in ["cache.redb", "cache-truth.redb", "cache-marks-0.log", "cache-marks-1.log"] {
         if from.join(name).exists() {
             fs::copy(from.join(name), to.path().join(name)).unwrap();
         }
@@ -379,4 +379,33 @@ fn an_open_on_a_failing_disk_is_degraded_and_recovers_without_older_values() {
         assert!(again.first_sequence > truth.first_sequence);
         assert_eq!(body(&disk, "a:1").unwrap(), b"new", "{writes}");
     }
+}
+
+#[test]
+fn an_acknowledged_overwrite_does_not_bring_the_older_value_back_after_a_kill() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, truth) = open_at(temp.path());
+    let first = truth.first_sequence;
+    for round in 0..4 {
+        let at = first + round * 10;
+        disk.put(&entry("a:1", b"old", at));
+        disk.put(&entry("a:2", b"stays", at + 1));
+        disk.flush().unwrap();
+        disk.put(&entry("a:1", b"new", at + 2));
+        let killed = killed_copy(temp.path());
+        for _ in 0..2 {
+            let (disk, _) = open_at(killed.path());
+            assert_eq!(body(&disk, "a:1"), None, "round {round}");
+            assert_eq!(body(&disk, "a:2").unwrap(), b"stays");
+        }
+        let (again, truth) = open_at(killed.path());
+        again.put(&entry("a:1", b"newest", truth.first_sequence));
+        again.close().unwrap();
+        drop(again);
+        assert_eq!(body(&open_at(killed.path()).0, "a:1").unwrap(), b"newest");
+    }
+    disk.flush().unwrap();
+    let marks = ["cache-marks-0.log", "cache-marks-1.log"].map(|name| temp.path().join(name));
+    let marks_bytes: u64 = marks.iter().filter_map(|path| fs::metadata(path).ok()).map(|it| it.len()).sum();
+    assert!(marks_bytes <= 64, "marks are emptied: {marks_bytes}");
 }
