@@ -409,3 +409,34 @@ fn an_acknowledged_overwrite_does_not_bring_the_older_value_back_after_a_kill() 
     let marks_bytes: u64 = marks.iter().filter_map(|path| fs::metadata(path).ok()).map(|it| it.len()).sum();
     assert!(marks_bytes <= 64, "marks are emptied: {marks_bytes}");
 }
+
+#[test]
+fn a_directory_that_vanishes_costs_persistence_until_it_is_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let (here, away) = (temp.path().join("here"), temp.path().join("away"));
+    for comes_back_empty in [false, true] {
+        let (disk, truth) = open_at(&here);
+        let first = truth.first_sequence;
+        disk.put(&entry("a:1", b"one", first));
+        disk.flush().unwrap();
+        fs::rename(&here, &away).unwrap();
+        disk.put(&entry("a:2", b"two", first + 1));
+        assert!(disk.flush().is_err());
+        assert!(matches!(disk.status().state, DiskState::Degraded(_)));
+        assert_eq!(body(&disk, "a:2").unwrap(), b"two");
+        let error = disk.delete(&[Key::parse("a:1").unwrap()], first + 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DiskFailed, "what could come back is not said to be dead");
+        if comes_back_empty {
+            fs::create_dir(&here).unwrap();
+        } else {
+            fs::rename(&away, &here).unwrap();
+        }
+        disk.flush().or_else(|_| disk.flush()).unwrap();
+        assert_eq!(disk.status().state, DiskState::Healthy);
+        disk.close().unwrap();
+        drop(disk);
+        let (disk, _) = open_at(&here);
+        assert_eq!(body(&disk, "a:1"), None);
+        assert_eq!(body(&disk, "a:2").unwrap(), b"two");
+    }
+}
