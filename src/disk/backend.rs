@@ -5,11 +5,11 @@
 //! Files are 0600. There is no lock here: the data directory's one-process lock covers every file in it, and
 //! `disk/state.rs` sees to it that a process opens a file once.
 
-use std::fs::OpenOptions;
+use std::fs::{Metadata, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,17 +66,42 @@ pub(crate) fn fenced<T>(act: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fau
 }
 
 /// Opens the database at `path`, making it where it is missing.
-pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Database, Fault> {
+pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
     fenced(|| {
         let file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        let identity = identity(&file.metadata()?);
         let inner = FileBackend::new(file).map_err(redb::Error::from)?;
         let backend = Backend { inner, limits: limits.clone() };
-        Ok(redb::Builder::new()
+        let db = redb::Builder::new()
             .set_cache_size(limits.page_cache_bytes)
             .create_with_backend(backend)
-            .map_err(redb::Error::from)?)
+            .map_err(redb::Error::from)?;
+        Ok(Opened { db, path: path.to_owned(), identity })
     })
+}
+
+/// An open database and the file that it is.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) db: Database,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Opened {
+    /// Fails when the file no longer stands under its name: what is written to it then is written to nowhere.
+    pub(crate) fn check_in_place(&self) -> Result<(), Fault> {
+        let found = std::fs::metadata(&self.path).map(|metadata| identity(&metadata));
+        if found.is_ok_and(|found| found == self.identity) {
+            return Ok(());
+        }
+        Err(Fault::Failed(format!("{} is gone from its place", self.path.display())))
+    }
+}
+
+fn identity(metadata: &Metadata) -> (u64, u64) {
+    (metadata.dev(), metadata.ino())
 }
 
 /// What a file may cost, and how many writes a test lets it make.

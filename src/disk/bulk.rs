@@ -10,9 +10,9 @@
 
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::backend::{self, Fault, Limits, fenced};
+use super::backend::{self, Fault, Limits, Opened, fenced};
 use super::queue::{Op, Ops};
 use super::record;
 use crate::entry::Entry;
@@ -20,7 +20,7 @@ use crate::entry::Entry;
 /// An open `cache.redb`.
 #[derive(Debug)]
 pub(crate) struct Bulk {
-    db: Database,
+    file: Opened,
 }
 
 /// What the file says about itself.
@@ -51,7 +51,7 @@ pub(crate) struct Applied {
 impl Bulk {
     /// Makes a new file that belongs to the truth with `store`; whatever stood there must be gone.
     pub(crate) fn create(path: &Path, limits: &Limits, store: u64) -> Result<Self, Fault> {
-        let bulk = Self { db: backend::open(path, limits)? };
+        let bulk = Self { file: backend::open(path, limits)? };
         fenced(|| {
             let write = bulk.begin()?;
             write.open_table(RECORDS).map_err(redb::Error::from)?;
@@ -64,7 +64,7 @@ impl Bulk {
 
     /// Opens the file as it is.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<(Self, Meta), Fault> {
-        let bulk = Self { db: backend::open(path, limits)? };
+        let bulk = Self { file: backend::open(path, limits)? };
         let meta = fenced(|| bulk.meta())?;
         Ok((bulk, meta))
     }
@@ -72,7 +72,7 @@ impl Bulk {
     /// The entry filed under `fingerprint`. A record that is broken is damage of this record only: `Some(Err)`.
     pub(crate) fn get(&self, fingerprint: u128) -> Result<Option<crate::Result<Entry>>, Fault> {
         fenced(|| {
-            let read = self.db.begin_read().map_err(redb::Error::from)?;
+            let read = self.file.db.begin_read().map_err(redb::Error::from)?;
             let records = read.open_table(RECORDS).map_err(redb::Error::from)?;
             let found = records.get(fingerprint).map_err(redb::Error::from)?;
             Ok(found.map(|bytes| record::decode(bytes.value())))
@@ -82,7 +82,7 @@ impl Bulk {
     /// Up to `count` rows of the order that lie below `below`, newest first.
     pub(crate) fn order_below(&self, below: Row, count: usize) -> Result<Vec<Row>, Fault> {
         fenced(|| {
-            let read = self.db.begin_read().map_err(redb::Error::from)?;
+            let read = self.file.db.begin_read().map_err(redb::Error::from)?;
             let order = read.open_table(ORDER).map_err(redb::Error::from)?;
             let rows = order.range(..below).map_err(redb::Error::from)?.rev().take(count);
             let rows = rows.map(|row| row.map(|(row, _)| row.value()));
@@ -97,6 +97,7 @@ impl Bulk {
         is_dead: &dyn Fn(&Entry) -> bool,
         budget_bytes: u64,
     ) -> Result<Applied, Fault> {
+        self.file.check_in_place()?;
         fenced(|| {
             let write = self.begin()?;
             let mut applied = Applied { meta: read_meta(&write)?, ..Applied::default() };
@@ -126,14 +127,14 @@ impl Bulk {
     }
 
     fn begin(&self) -> Result<WriteTransaction, Fault> {
-        let mut write = self.db.begin_write().map_err(redb::Error::from)?;
+        let mut write = self.file.db.begin_write().map_err(redb::Error::from)?;
         // Without it, opening after a kill reads the whole file.
         write.set_quick_repair(true);
         Ok(write)
     }
 
     fn meta(&self) -> Result<Meta, Fault> {
-        let read = self.db.begin_read().map_err(redb::Error::from)?;
+        let read = self.file.db.begin_read().map_err(redb::Error::from)?;
         let meta = read.open_table(META).map_err(redb::Error::from)?;
         let order = read.open_table(ORDER).map_err(redb::Error::from)?;
         let last = order.last().map_err(redb::Error::from)?;

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use super::backend::{Fault, Fuse, Limits};
 use super::bulk::{Bulk, Meta, ROW_END};
+use super::log::MarkLog;
 use super::queue::Op;
 use super::scribe::Scribe;
 use super::state::{Part, Shared, index_key};
@@ -28,11 +29,12 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse) -> Result<(Disk, Truth)> {
     let limits = Limits { file_bytes_max: options.bytes_max, page_cache_bytes: PAGE_CACHE_BYTES, fuse };
-    let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock));
+    let (log, overwrites) = MarkLog::open(dir.path());
+    let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock, log));
     let opened = open_files(&shared);
     let first_sequence = opened.stored.epoch << COUNTER_BITS;
-    load_marks(&shared, &opened.stored);
     let has_bulk = shared.bulk.read().is_some();
+    load_marks(&shared, &opened.stored, if has_bulk { &overwrites } else { &[] });
     let (ask, asks) = channel();
     let (store, epoch) = (opened.stored.store, opened.stored.epoch);
     let writer = Writer::new(Arc::clone(&shared), ask.clone(), store);
@@ -140,18 +142,18 @@ fn set_aside(shared: &Shared, files: &[PathBuf], reason: &str) -> std::result::R
     shared.dir.quarantine(files, shared.options.bytes_max).map(|_| ()).map_err(failed)
 }
 
-fn load_marks(shared: &Shared, stored: &Stored) {
+fn load_marks(shared: &Shared, stored: &Stored, overwrites: &[(u128, u64)]) {
     let mut marks = shared.marks.write();
     for (floor, sequence) in &stored.floors {
         marks.raise(floor, *sequence);
     }
-    for (fingerprint, sequence) in &stored.graves {
+    for (fingerprint, sequence) in stored.graves.iter().chain(overwrites) {
         marks.bury(*fingerprint, *sequence);
     }
     drop(marks);
     // What they are the graves of is removed now, so that they can be filled in.
     let mut queue = shared.queue.lock();
-    for (fingerprint, sequence) in &stored.graves {
+    for (fingerprint, sequence) in stored.graves.iter().chain(overwrites) {
         queue.push(*fingerprint, Op::Remove(*sequence), shared.options.queue_bytes_max);
     }
 }

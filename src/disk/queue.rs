@@ -98,6 +98,14 @@ impl Queue {
         self.pending.get(&fingerprint).or_else(|| self.writing.get(&fingerprint))
     }
 
+    pub(crate) fn is_pending(&self, fingerprint: u128) -> bool {
+        self.pending.contains_key(&fingerprint)
+    }
+
+    pub(crate) fn is_writing(&self, fingerprint: u128) -> bool {
+        self.writing.contains_key(&fingerprint)
+    }
+
     /// Makes everything pending the batch being written.
     pub(crate) fn take(&mut self) -> Arc<Ops> {
         debug_assert!(self.writing.is_empty(), "one batch at a time");

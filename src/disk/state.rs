@@ -1,7 +1,7 @@
 //! What the threads of the disk tier share.
 //!
-//! Lock order, where two are held: `bulk`, then `marks`, then `queue`; `index`, `health` and `life` are taken alone or
-//! last. Nothing is logged and no file but the bulk's is touched while `marks`, `queue`, `index` or `health` is held.
+//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log`; `index`, `health` and `life` are taken alone or
+//! last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `index` or `health` is held.
 //! Readers hold `bulk` shared for one read; the writer takes it alone only to drop or replace the handle, so that the
 //! process never has the file open twice.
 
@@ -12,6 +12,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::backend::{Fault, Limits};
 use super::bulk::{Bulk, Meta};
+use super::log::MarkLog;
 use super::marks::Marks;
 use super::queue::{Op, Queue};
 use super::{DiskOptions, DiskState};
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     /// Raised by whoever deletes or invalidates, before it is durable.
     pub(crate) marks: RwLock<Marks>,
     pub(crate) queue: Mutex<Queue>,
+    /// Taken with `queue` held, so that no batch is taken or ended between a mark and its put.
+    pub(crate) log: Mutex<MarkLog>,
     /// Wakes the writer.
     pub(crate) wake: Condvar,
     /// Wakes who waits for a batch to end.
@@ -79,7 +82,13 @@ pub(crate) struct Counts {
 }
 
 impl Shared {
-    pub(crate) fn new(dir: DataDir, options: DiskOptions, limits: Limits, clock: Clock) -> Self {
+    pub(crate) fn new(
+        dir: DataDir,
+        options: DiskOptions,
+        limits: Limits,
+        clock: Clock,
+        log: MarkLog,
+    ) -> Self {
         Self {
             dir,
             options,
@@ -87,6 +96,7 @@ impl Shared {
             clock,
             marks: RwLock::default(),
             queue: Mutex::default(),
+            log: Mutex::new(log),
             wake: Condvar::new(),
             ended: Condvar::new(),
             bulk: RwLock::default(),
@@ -129,7 +139,10 @@ impl Shared {
         drop(index);
         drop(slot);
         self.note(&Meta::default());
-        self.queue.lock().forget_removals();
+        let mut queue = self.queue.lock();
+        queue.forget_removals();
+        self.log.lock().clear();
+        drop(queue);
         Ok(())
     }
 

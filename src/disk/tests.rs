@@ -58,7 +58,7 @@ fn delete(disk: &Disk, text: &str, sequence: u64) {
 /// The files as a kill at this instant would leave them.
 fn killed_copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
-    for name in ["cache.redb", "cache-truth.redb"] {
+    for name in ["cache.redb", "cache-truth.redb", "cache-marks-0.log", "cache-marks-1.log"] {
         if from.join(name).exists() {
             fs::copy(from.join(name), to.path().join(name)).unwrap();
         }
@@ -378,5 +378,65 @@ fn an_open_on_a_failing_disk_is_degraded_and_recovers_without_older_values() {
         let (disk, again) = open_at(copy.path());
         assert!(again.first_sequence > truth.first_sequence);
         assert_eq!(body(&disk, "a:1").unwrap(), b"new", "{writes}");
+    }
+}
+
+#[test]
+fn an_acknowledged_overwrite_does_not_bring_the_older_value_back_after_a_kill() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, truth) = open_at(temp.path());
+    let first = truth.first_sequence;
+    for round in 0..4 {
+        let at = first + round * 10;
+        disk.put(&entry("a:1", b"old", at));
+        disk.put(&entry("a:2", b"stays", at + 1));
+        disk.flush().unwrap();
+        disk.put(&entry("a:1", b"new", at + 2));
+        let killed = killed_copy(temp.path());
+        for _ in 0..2 {
+            let (disk, _) = open_at(killed.path());
+            assert_eq!(body(&disk, "a:1"), None, "round {round}");
+            assert_eq!(body(&disk, "a:2").unwrap(), b"stays");
+        }
+        let (again, truth) = open_at(killed.path());
+        again.put(&entry("a:1", b"newest", truth.first_sequence));
+        again.close().unwrap();
+        drop(again);
+        assert_eq!(body(&open_at(killed.path()).0, "a:1").unwrap(), b"newest");
+    }
+    disk.flush().unwrap();
+    let marks = ["cache-marks-0.log", "cache-marks-1.log"].map(|name| temp.path().join(name));
+    let marks_bytes: u64 = marks.iter().filter_map(|path| fs::metadata(path).ok()).map(|it| it.len()).sum();
+    assert!(marks_bytes <= 64, "marks are emptied: {marks_bytes}");
+}
+
+#[test]
+fn a_directory_that_vanishes_costs_persistence_until_it_is_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let (here, away) = (temp.path().join("here"), temp.path().join("away"));
+    for comes_back_empty in [false, true] {
+        let (disk, truth) = open_at(&here);
+        let first = truth.first_sequence;
+        disk.put(&entry("a:1", b"one", first));
+        disk.flush().unwrap();
+        fs::rename(&here, &away).unwrap();
+        disk.put(&entry("a:2", b"two", first + 1));
+        assert!(disk.flush().is_err());
+        assert!(matches!(disk.status().state, DiskState::Degraded(_)));
+        assert_eq!(body(&disk, "a:2").unwrap(), b"two");
+        let error = disk.delete(&[Key::parse("a:1").unwrap()], first + 2).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DiskFailed, "what could come back is not said to be dead");
+        if comes_back_empty {
+            fs::create_dir(&here).unwrap();
+        } else {
+            fs::rename(&away, &here).unwrap();
+        }
+        disk.flush().or_else(|_| disk.flush()).unwrap();
+        assert_eq!(disk.status().state, DiskState::Healthy);
+        disk.close().unwrap();
+        drop(disk);
+        let (disk, _) = open_at(&here);
+        assert_eq!(body(&disk, "a:1"), None);
+        assert_eq!(body(&disk, "a:2").unwrap(), b"two");
     }
 }

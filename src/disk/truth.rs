@@ -10,16 +10,16 @@
 
 use std::path::Path;
 
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use super::backend::{self, Fault, Limits, fenced};
+use super::backend::{self, Fault, Limits, Opened, fenced};
 use super::marks::Floor;
 use crate::key::{Namespace, Tag};
 
 /// An open `cache-truth.redb`.
 #[derive(Debug)]
 pub(crate) struct TruthFile {
-    db: Database,
+    file: Opened,
 }
 
 /// Everything the file says.
@@ -43,7 +43,7 @@ impl TruthFile {
     /// Opens the file, or makes an empty one; what an empty one says is nothing, in every field.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<(Self, Stored), Fault> {
         let is_new = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-        let truth = Self { db: backend::open(path, limits)? };
+        let truth = Self { file: backend::open(path, limits)? };
         let stored = if is_new { Stored::default() } else { fenced(|| truth.read())? };
         Ok((truth, stored))
     }
@@ -105,15 +105,16 @@ impl TruthFile {
     }
 
     fn write(&self, act: impl FnOnce(&WriteTransaction) -> Result<(), Fault>) -> Result<(), Fault> {
+        self.file.check_in_place()?;
         fenced(|| {
-            let write = self.db.begin_write().map_err(redb::Error::from)?;
+            let write = self.file.db.begin_write().map_err(redb::Error::from)?;
             act(&write)?;
             Ok(write.commit().map_err(redb::Error::from)?)
         })
     }
 
     fn read(&self) -> Result<Stored, Fault> {
-        let read = self.db.begin_read().map_err(redb::Error::from)?;
+        let read = self.file.db.begin_read().map_err(redb::Error::from)?;
         let meta = read.open_table(META).map_err(redb::Error::from)?;
         let number = |name: &str| -> Result<u64, Fault> {
             let found = meta.get(name).map_err(redb::Error::from)?;

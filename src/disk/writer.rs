@@ -40,7 +40,10 @@ impl Writer {
     pub(crate) fn run(mut self) {
         loop {
             let turn = self.wait();
-            let ops = self.shared.queue.lock().take();
+            let mut queue = self.shared.queue.lock();
+            let ops = queue.take();
+            self.shared.log.lock().turn();
+            drop(queue);
             let outcome = self.step(&ops);
             self.end_batch(&ops, outcome);
             if matches!(turn, Turn::Close) {
@@ -204,6 +207,7 @@ impl Writer {
             .collect();
         let mut queue = shared.queue.lock();
         queue.finish();
+        shared.log.lock().settle();
         if !queue.has_pending() {
             marks.forget_settled();
         }
