@@ -1,5 +1,7 @@
 //! The binary's inside.
 
+mod config;
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> std::process::ExitCode {
