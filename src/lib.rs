@@ -13,6 +13,6 @@ mod key;
 pub mod server;
 pub mod source;
 
-pub use datadir::DataDir;
+pub use datadir::{DataDir, Run};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};

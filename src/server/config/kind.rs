@@ -24,6 +24,7 @@ pub(crate) struct Row {
     /// Whether this version acts on it.
     pub(crate) status: Status,
     /// Whether SIGHUP applies a change without a restart.
+    #[expect(dead_code, reason = "read once SIGHUP re-reads the settings")]
     pub(crate) is_reloadable: bool,
     /// Reads a value as the setting's type and says how it is shown, or why it is refused.
     pub(crate) check: fn(&Kind, &Raw) -> Result<String, Refusal>,
@@ -401,14 +402,14 @@ pub(crate) fn show_size(bytes: u64) -> String {
 /// A duration as it would be written in the settings: `1h30m`, `100ms`, `0s`.
 pub(crate) fn show_duration(span: Duration) -> String {
     let mut rest_ms = span.as_millis();
-    let mut text = String::new();
+    let mut parts = Vec::new();
     for (name, unit_ms) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
         if rest_ms >= unit_ms {
-            text.push_str(&format!("{}{name}", rest_ms / unit_ms));
+            parts.push(format!("{}{name}", rest_ms / unit_ms));
             rest_ms %= unit_ms;
         }
     }
-    if text.is_empty() { "0s".to_owned() } else { text }
+    if parts.is_empty() { "0s".to_owned() } else { parts.concat() }
 }
 
 fn show_list(values: &[impl ToString]) -> String {
@@ -477,7 +478,7 @@ mod tests {
         }
         assert_eq!(show_size(500_000_000), "500MB");
         assert_eq!(show_size(32 << 20), "32MiB");
-        assert_eq!(show_duration(Duration::from_secs(5400)), "1h30m");
+        assert_eq!(show_duration(Duration::from_mins(90)), "1h30m");
         assert_eq!(show_duration(Duration::ZERO), "0s");
     }
 

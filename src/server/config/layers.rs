@@ -68,7 +68,7 @@ impl Layers {
                     let message = "is not a table: write [namespaces.NAME]";
                     self.problems.push(Problem::new("namespaces", &origin, message));
                 }
-                (value, name) => self.take_file_value(name, value, origin),
+                (value, name) => self.take_file_value(name, value, &origin),
             }
         }
     }
@@ -88,19 +88,19 @@ impl Layers {
         }
         for (key, value) in entries {
             let origin = file.origin(key.span().start);
-            self.take_file_value(&format!("{table}.{}", key.get_ref()), value.get_ref(), origin);
+            self.take_file_value(&format!("{table}.{}", key.get_ref()), value.get_ref(), &origin);
         }
     }
 
-    fn take_file_value(&mut self, key: &str, value: &DeValue<'_>, origin: Origin) {
+    fn take_file_value(&mut self, key: &str, value: &DeValue<'_>, origin: &Origin) {
         match raw_of(value) {
             Ok(raw) => {
                 if !self.take(key, Given { raw, origin: origin.clone() }) {
                     let near = did_you_mean(key, table::rows().map(|row| row.key));
-                    self.problems.push(Problem::new(key, &origin, format!("unknown setting{near}")));
+                    self.problems.push(Problem::new(key, origin, format!("unknown setting{near}")));
                 }
             }
-            Err(what) => self.problems.push(Problem::new(key, &origin, what)),
+            Err(what) => self.problems.push(Problem::new(key, origin, what)),
         }
     }
 

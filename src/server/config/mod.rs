@@ -20,7 +20,7 @@ use serde::Serialize;
 pub(crate) use given::{Problem, Problems, Warning};
 pub(crate) use kind::{Row, Status, show_duration, show_size};
 pub(crate) use layers::Flags;
-pub(crate) use parse::{parse_duration, parse_size};
+pub(crate) use parse::parse_listen_local;
 pub(crate) use table::{
     Alerts, Limits, NamespaceSettings, SECTIONS, Section, SourceSettings, Tls, Warm, flag_of,
 };
@@ -32,6 +32,7 @@ use table::{CONTENT_DEFAULTS, CONTENT_NAMESPACES, Logging, Place, Tiers, Values,
 
 /// Every setting, checked.
 #[derive(Debug, Clone)]
+#[expect(dead_code, reason = "some of these wait for their feature")]
 pub(crate) struct Settings {
     /// Directory of everything that is stored.
     pub(crate) data_dir: PathBuf,
@@ -118,6 +119,7 @@ impl Settings {
     }
 
     /// What holds for the namespace `name`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the server asks it"))]
     pub(crate) fn namespace(&self, name: &str) -> &NamespaceSettings {
         self.namespaces.get(name).unwrap_or(&self.namespace_default)
     }

@@ -147,6 +147,14 @@ pub(crate) fn parse_listen(
     }
 }
 
+/// An address to call, as a server wrote it down: never a host name, so nothing is resolved.
+///
+/// # Errors
+/// As [`parse_listen`].
+pub(crate) fn parse_listen_local(text: &str) -> Result<ListenAddress, Refusal> {
+    parse_listen(text, &|_, _| Err("is a host name, an address is accepted".to_owned()))
+}
+
 /// An address or `ADDRESS/BITS`.
 ///
 /// # Errors

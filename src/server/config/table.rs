@@ -180,7 +180,7 @@ section! {
 section! {
     /// What is logged, and how.
     Logging, "", "Log" {
-        log: String = "info", Kind::Log, Now, reload; "What is logged (RUST_LOG syntax)"
+        log: String = "info", Kind::Log, Now, reload; "What is logged, as in `RUST_LOG`"
         log_format: LogFormat = "text", Kind::Choice(LogFormat::WORDS), Now, reload; "Form of the log"
         sentry_dsn: Option<Secret> = "none", Kind::HiddenUrl, Later; "Where faults are reported"
     }
@@ -226,11 +226,6 @@ pub(crate) fn rows() -> impl Iterator<Item = &'static Row> {
 }
 
 impl Row {
-    /// `--table-key`.
-    pub(crate) fn flag(&self) -> String {
-        flag_of(self.key)
-    }
-
     /// `HIFZ_TABLE_KEY`.
     pub(crate) fn variable(&self) -> String {
         variable_of(self.key)
@@ -276,7 +271,7 @@ mod tests {
     fn no_two_settings_share_a_name_in_any_spelling() {
         let mut names = Vec::new();
         for row in rows() {
-            names.extend([row.flag(), row.variable()]);
+            names.extend([flag_of(row.key), row.variable()]);
             names.extend(
                 row.has_file()
                     .then(|| [flag_of(&row.file_key()), variable_of(&row.file_key())])

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use super::parse::parse_size;
 use super::*;
 
 fn read(
@@ -109,17 +110,17 @@ fn typed_defaults_are_those_of_the_contract() {
     assert_eq!((settings.limits.body, settings.limits.header), (64 << 20, 32 << 10));
     assert_eq!(settings.limits.idle_timeout, Duration::from_secs(75));
     let other = settings.namespace("mine");
-    assert_eq!((other.ttl, other.negative_ttl), (Duration::from_secs(3600), Duration::from_secs(30)));
+    assert_eq!((other.ttl, other.negative_ttl), (Duration::from_hours(1), Duration::from_secs(30)));
     assert_eq!((other.stale_if_error, other.client_max_age), (Duration::ZERO, None));
     assert_eq!((other.jitter.to_bits(), other.max_share.to_bits()), (0, 1.0_f64.to_bits()));
     for name in ["quran", "reciters", "reciter", "translations", "translation"] {
         let content = settings.namespace(name);
-        assert_eq!(content.ttl, Duration::from_secs(7 * 86_400));
-        assert_eq!(content.stale_while_revalidate, Duration::from_secs(3600));
-        assert_eq!(content.stale_if_error, Duration::from_secs(86_400));
-        assert_eq!(content.client_max_age, Some(Duration::from_secs(3600)));
+        assert_eq!(content.ttl, Duration::from_hours(168));
+        assert_eq!(content.stale_while_revalidate, Duration::from_hours(1));
+        assert_eq!(content.stale_if_error, Duration::from_hours(24));
+        assert_eq!(content.client_max_age, Some(Duration::from_hours(1)));
     }
-    assert_eq!(settings.namespace("user").ttl, Duration::from_secs(3600));
+    assert_eq!(settings.namespace("user").ttl, Duration::from_hours(1));
 }
 
 #[test]
@@ -217,9 +218,9 @@ fn lists_are_comma_separated_or_arrays_and_name_the_element_refused() {
 fn namespaces_come_from_the_file_and_keep_content_defaults_where_silent() {
     let file = "[namespaces.quran]\nttl = '1d'\n[namespaces.mine]\nmax_share = 0.5\nidle_ttl = '5m'\n";
     let (settings, _) = read(&[], &[], file).unwrap();
-    assert_eq!(settings.namespace("quran").ttl, Duration::from_secs(86_400));
-    assert_eq!(settings.namespace("quran").client_max_age, Some(Duration::from_secs(3600)));
-    assert_eq!(settings.namespace("mine").idle_ttl, Some(Duration::from_secs(300)));
+    assert_eq!(settings.namespace("quran").ttl, Duration::from_hours(24));
+    assert_eq!(settings.namespace("quran").client_max_age, Some(Duration::from_hours(1)));
+    assert_eq!(settings.namespace("mine").idle_ttl, Some(Duration::from_mins(5)));
     assert_eq!(effective(&settings, "namespaces.mine.max_share"), ("0.5", "hifz.toml:4"));
     let text = refusal(
         &[],
