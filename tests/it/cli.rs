@@ -78,23 +78,29 @@ impl Hifz {
 
 struct FakeServer {
     _dir: DataDir,
-    thread: JoinHandle<(String, Vec<u8>)>,
+    thread: JoinHandle<Exchange>,
 }
+
+/// Head and body of a request, and the connection: open, unread, until the test is done with it.
+type Exchange = (String, Vec<u8>, BufReader<TcpStream>);
 
 impl FakeServer {
     /// The head and the body of the request it was sent.
     fn received(self) -> (String, Vec<u8>) {
-        self.thread.join().expect("the fake server ends")
+        let (head, body, _connection) = self.thread.join().expect("the fake server ends");
+        (head, body)
     }
 }
 
-fn answer(stream: TcpStream, status: u16, content_type: &str, body: &str) -> (String, Vec<u8>) {
+fn answer(stream: TcpStream, status: u16, content_type: &str, body: &str) -> Exchange {
     let mut reader = BufReader::new(stream);
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert!(reader.read_line(&mut head).expect("a head") > 0, "the head ends: {head}");
     }
-    let received = if head.to_lowercase().contains("transfer-encoding: chunked") {
+    let received = if content_type == EARLY {
+        Vec::new()
+    } else if head.to_lowercase().contains("transfer-encoding: chunked") {
         read_chunks(&mut reader)
     } else {
         Vec::new()
@@ -106,7 +112,7 @@ fn answer(stream: TcpStream, status: u16, content_type: &str, body: &str) -> (St
         "HTTP/1.1 {status} X\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .expect("the answer is sent");
-    (head, received)
+    (head, received, reader)
 }
 
 fn read_chunks(reader: &mut impl BufRead) -> Vec<u8> {
@@ -125,6 +131,9 @@ fn read_chunks(reader: &mut impl BufRead) -> Vec<u8> {
 }
 
 const JSON: &str = "application/json";
+
+/// The content type of an answer that is given without reading the request's body, ever.
+const EARLY: &str = "application/problem+json; early=1";
 
 #[test]
 fn help_and_version_are_answers_and_unknown_words_are_refused() {
@@ -233,6 +242,18 @@ fn a_refusal_of_the_server_is_told_in_its_words() {
     assert_eq!(outcome.code, 1);
     let told = "hifz: the server refused: dist/quran.json: 113 surahs (422 ARCHIVE_INVALID, request r7)";
     assert!(outcome.err.contains(told), "{outcome:?}");
+    server.received();
+}
+
+#[test]
+fn an_answer_that_comes_before_the_archive_is_read_is_told() {
+    let hifz = Hifz::new();
+    hifz.write("a.tgz", vec![7_u8; 32_000_000]);
+    let problem = r#"{"detail":"the archive is larger than accepted","code":"BODY_TOO_LARGE"}"#;
+    let server = hifz.serve_once(413, EARLY, problem);
+    let outcome = hifz.run(&["import", "a.tgz"]);
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.err.contains("larger than accepted (413 BODY_TOO_LARGE)"), "{outcome:?}");
     server.received();
 }
 

@@ -71,3 +71,14 @@ fn an_unknown_variable_is_a_warning_not_a_refusal() {
     assert_eq!(outcome.code, 0);
     assert!(outcome.err.contains("warning") && outcome.err.contains("HIFZ_SERVICE_HOST"));
 }
+
+#[test]
+fn a_negative_number_as_a_flag_is_refused_with_what_is_accepted() {
+    let outcome = Hifz::new().run(&["config", "--flush-interval", "-1s", "--memory", "-5"]);
+    assert_eq!(outcome.code, 2);
+    for part in
+        ["flush_interval (flag --flush-interval): \"-1s\" is negative; accepted", "memory (flag --memory)"]
+    {
+        assert!(outcome.err.contains(part), "{part} in {outcome:?}");
+    }
+}

@@ -117,13 +117,15 @@ fn args_of(section: &Section, row: &Row, is_shown: bool) -> Vec<Arg> {
     let arg = named(row.key).help_heading(section.title);
     if !row.has_file() {
         let action = if row.kind.is_list() { ArgAction::Append } else { ArgAction::Set };
+        // A negative number is refused by the settings, with what is accepted, and not taken for a flag here.
+        let arg = arg.allow_hyphen_values(row.kind.is_number());
         return vec![arg.action(action).value_name(row.kind.placeholder()).help(help).hide(!is_shown)];
     }
     // A secret given as a flag is taken here only to be refused with the reason and the right way.
     let secret = arg.num_args(0..=1).default_missing_value("").action(ArgAction::Append).hide(true);
     let file = named(&row.file_key())
         .value_name("PATH")
-        .help(format!("File that holds it: {}{note}", row.help.to_lowercase()))
+        .help(format!("File that holds the secret named by {}{note}", row.key))
         .help_heading(section.title)
         .hide(!is_shown);
     vec![secret, file]

@@ -17,7 +17,7 @@ use clap::error::ErrorKind as UsageKind;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use self::output::{Failure, REFUSED, note, say, say_json};
+use self::output::{Failure, note, say, say_json};
 use self::target::{Target, run};
 use super::client::{Client, Send, path_segment};
 use super::config::{Settings, Warning};
@@ -157,14 +157,14 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
     let is_asked_for = matches!(usage.kind(), UsageKind::DisplayHelp | UsageKind::DisplayVersion);
     // Nothing has been parsed, so `--json` is looked for in the words themselves.
     let is_json = std::env::args_os().skip(1).any(|word| word.to_str() == Some("--json"));
-    if is_json && !is_asked_for {
-        let text = usage.to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
-        return Failure::Refused(text.to_owned()).report(true);
+    if is_asked_for {
+        // Where nobody reads it, nothing is lost.
+        usage.print().unwrap_or_default();
+        return ExitCode::SUCCESS;
     }
-    // Where nobody reads it, nothing is lost.
-    usage.print().unwrap_or_default();
-    if is_asked_for { ExitCode::SUCCESS } else { ExitCode::from(REFUSED) }
+    let text = usage.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    Failure::Refused(text.to_owned()).report(is_json)
 }
 
 /// How long a short command waits for its answer.

@@ -185,7 +185,7 @@ fn bar(total: Option<u64>) -> ProgressBar {
 const FAILED: u8 = 1;
 
 /// Exit code of what was refused: usage, settings, lock.
-pub(crate) const REFUSED: u8 = 2;
+const REFUSED: u8 = 2;
 
 /// Without a terminal, a line each time so many bytes have gone through.
 const LINE_EVERY_BYTES: u64 = 16_000_000;

@@ -154,12 +154,12 @@ async fn upload(client: &Client, path: &Path, is_silent: bool) -> Result<Value> 
             drop(lost);
         }
         pipe.meter.wait("the server reads it");
-        pipe.meter
     });
     let answer = client.send(Method::POST, "/admin/v1/import", Send::Archive(pieces), None).await;
-    let meter = packing.await;
     let report = answer?.json().await?;
-    drop(meter);
+    // A server that has answered may leave the rest unread; then packing ends with the connection, not before.
+    let ended = tokio::time::timeout(PACKING_END_MAX, packing).await;
+    drop(ended);
     Ok(json!({"text": report.to_string(), "report": report}))
 }
 
@@ -232,6 +232,9 @@ fn readable(report: &Value) -> &str {
 
 /// An import answers only when all of it is in the store.
 const LONG_PATIENCE: Duration = Duration::from_mins(15);
+
+/// After the answer, packing is given so long to clear its progress away.
+const PACKING_END_MAX: Duration = Duration::from_secs(1);
 
 /// Bytes of one piece of a body.
 const PIECE_BYTES: usize = 64 << 10;

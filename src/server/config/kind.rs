@@ -147,6 +147,19 @@ impl Kind {
         matches!(self, Self::Secret | Self::HiddenUrl)
     }
 
+    /// Whether values begin with a number.
+    pub(crate) fn is_number(&self) -> bool {
+        matches!(
+            self,
+            Self::Size(..)
+                | Self::SizeOrZero(_)
+                | Self::Span(_)
+                | Self::Count(..)
+                | Self::Share
+                | Self::ShareAboveZero
+        )
+    }
+
     /// Whether several values are accepted.
     pub(crate) fn is_list(&self) -> bool {
         matches!(self, Self::Addresses(_) | Self::Words(_) | Self::Networks)
@@ -354,7 +367,7 @@ impl Setting for Vec<String> {
             }
             if !words.contains(&text) {
                 let near = did_you_mean(text, words.iter().copied());
-                return Err(format!("{text:?} is not one of the words{near}"));
+                return Err(format!("has {text:?}, which is not one of the words{near}"));
             }
             if !chosen.iter().any(|word| word == text) {
                 chosen.push(text.to_owned());
@@ -388,6 +401,9 @@ setting_of_words!(Durability, LogFormat, ContentAuth);
 
 /// Bytes in the largest unit that loses nothing; the decimal one where both are as short.
 pub(crate) fn show_size(bytes: u64) -> String {
+    if bytes < BARE_BYTES_MAX {
+        return bytes.to_string();
+    }
     let exact = |units: &[(&str, u64)]| {
         units
             .iter()
@@ -421,7 +437,7 @@ fn show_list(values: &[impl ToString]) -> String {
 
 /// Names the one element of a list that is refused; a list of one names itself.
 fn quoted(raw: &Raw, text: &str, refusal: Refusal) -> Refusal {
-    if raw.many().len() > 1 { format!("{text:?} {refusal}") } else { refusal }
+    if raw.many().len() > 1 { format!("has {text:?}, which {refusal}") } else { refusal }
 }
 
 fn within(number: u64, least: u64, most: u64) -> Result<u64, Refusal> {
@@ -438,7 +454,7 @@ fn parse_log(text: &str) -> Result<&str, Refusal> {
         // empty the log.
         let near = did_you_mean(&word.to_ascii_lowercase(), LEVELS.into_iter());
         if !LEVELS.contains(&word.to_ascii_lowercase().as_str()) && !near.is_empty() {
-            return Err(format!("{word:?} is not a level{near}"));
+            return Err(format!("has {word:?}, which is not a level{near}"));
         }
     }
     let directives = tracing_subscriber::EnvFilter::builder().parse(text);
@@ -462,6 +478,9 @@ const SPAN_MS_MAX: u64 = 100 * 365 * 86_400_000;
 
 /// The longest secret; a header must be able to carry it.
 pub(crate) const SECRET_BYTES_MAX: usize = 4096;
+
+/// Sizes below this read best as a bare number.
+const BARE_BYTES_MAX: u64 = 10_000;
 
 /// The most addresses in one list.
 const LIST_MAX: usize = 64;

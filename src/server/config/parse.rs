@@ -31,10 +31,10 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, Refusal> {
         "tib" => 1 << 40,
         "k" | "m" | "g" | "t" => {
             return Err(format!(
-                "the unit {unit:?} is ambiguous: write {unit}B (decimal) or {unit}iB (binary)"
+                "has the ambiguous unit {unit:?}: write {unit}B (decimal) or {unit}iB (binary)"
             ));
         }
-        _ => return Err(format!("unknown unit {unit:?}")),
+        _ => return Err(format!("has the unknown unit {unit:?}")),
     };
     number.checked_mul(factor).ok_or_else(|| "is more than 2^64 bytes".to_owned())
 }
@@ -59,12 +59,12 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, Refusal> {
             "d" => 86_400_000,
             "w" => 604_800_000,
             "" if last_unit_ms == u64::MAX && after.is_empty() => 1000,
-            "" if after.is_empty() => return Err("the last number has no unit".to_owned()),
-            "" => return Err(format!("unexpected {after:?}")),
-            _ => return Err(format!("unknown unit {unit:?}")),
+            "" if after.is_empty() => return Err("ends in a number that has no unit".to_owned()),
+            "" => return Err(format!("has an unexpected {after:?}")),
+            _ => return Err(format!("has the unknown unit {unit:?}")),
         };
         if unit_ms >= last_unit_ms {
-            return Err(format!("the unit {unit:?} is out of order; larger units come first, each once"));
+            return Err(format!("has the unit {unit:?} out of order; larger units come first, each once"));
         }
         last_unit_ms = unit_ms;
         total_ms = number
@@ -85,7 +85,7 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, Refusal> {
 pub(crate) fn parse_count(text: &str) -> Result<u64, Refusal> {
     match number_and_rest(text.trim())? {
         (number, "") => Ok(number),
-        (_, rest) => Err(format!("unexpected {rest:?} after the number")),
+        (_, rest) => Err(format!("has an unexpected {rest:?} after the number")),
     }
 }
 
@@ -136,12 +136,13 @@ pub(crate) fn parse_listen(
             if text.parse::<u16>().is_ok() { format!(": write 127.0.0.1:{text}") } else { String::new() };
         return Err(format!("has no port, or no address{hint}"));
     };
-    let port: u16 = port.parse().map_err(|_| format!("the port {port:?} is not a number from 0 to 65535"))?;
+    let port: u16 =
+        port.parse().map_err(|_| format!("has the port {port:?}, which is not a number from 0 to 65535"))?;
     match host {
         "" => Err(format!("has no address: write 127.0.0.1:{port}, or 0.0.0.0:{port} for every interface")),
         "localhost" => Ok(ListenAddress::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))),
         _ if host.contains(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_'))) => {
-            Err(format!("{host:?} is neither an address nor a host name"))
+            Err(format!("has the host {host:?}, which is neither an address nor a host name"))
         }
         _ => resolve(host, port).map(ListenAddress::Tcp),
     }
@@ -162,7 +163,8 @@ pub(crate) fn parse_listen_local(text: &str) -> Result<ListenAddress, Refusal> {
 pub(crate) fn parse_network(text: &str) -> Result<Network, Refusal> {
     let text = text.trim();
     let (address, bits) = text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-    let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is not an IP address"))?;
+    let address: IpAddr =
+        address.parse().map_err(|_| format!("has the address {address:?}, which is not an IP address"))?;
     let most: u8 = if address.is_ipv4() { 32 } else { 128 };
     let prefix_bits = match bits {
         None => most,
@@ -170,7 +172,7 @@ pub(crate) fn parse_network(text: &str) -> Result<Network, Refusal> {
             .parse()
             .ok()
             .filter(|bits| *bits <= most)
-            .ok_or_else(|| format!("the prefix {bits:?} is not a number from 0 to {most}"))?,
+            .ok_or_else(|| format!("has the prefix {bits:?}, which is not a number from 0 to {most}"))?,
     };
     Ok(Network { address, prefix_bits })
 }
@@ -209,7 +211,7 @@ pub(crate) fn parse_cron(text: &str) -> Result<&str, Refusal> {
     for (field, (name, least, most, words)) in fields.iter().zip(CRON_FIELDS) {
         for part in field.split(',') {
             check_cron_part(part, *least, *most, words)
-                .map_err(|why| format!("{name} {part:?}: {why} (from {least} to {most})"))?;
+                .map_err(|why| format!("has the {name} {part:?}: {why} (from {least} to {most})"))?;
         }
     }
     Ok(text)
@@ -256,11 +258,11 @@ fn parse_socket_path(path: &str) -> Result<PathBuf, Refusal> {
         return Err("has no path after unix:".to_owned());
     }
     if path.contains('\0') {
-        return Err("the path contains a NUL byte".to_owned());
+        return Err("has a NUL byte in its path".to_owned());
     }
     if path.len() > SOCKET_PATH_BYTES_MAX {
         return Err(format!(
-            "the path has {} bytes, a socket's has at most {SOCKET_PATH_BYTES_MAX}",
+            "has a path of {} bytes, a socket's has at most {SOCKET_PATH_BYTES_MAX}",
             path.len()
         ));
     }
@@ -283,7 +285,7 @@ fn number_and_rest(text: &str) -> Result<(u64, &str), Refusal> {
     if rest.starts_with(['.', ',']) {
         return Err("is not a whole number: write 1500MB for 1.5GB, 500ms for 0.5s".to_owned());
     }
-    let number = digits.parse().map_err(|_| format!("the number {digits} is too large"))?;
+    let number = digits.parse().map_err(|_| format!("has the number {digits}, which is too large"))?;
     Ok((number, rest))
 }
 

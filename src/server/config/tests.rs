@@ -154,7 +154,7 @@ fn all_problems_of_all_layers_are_said_at_once_with_value_origin_and_what_is_acc
     let text =
         refusal(&[("durability", "sometimes")], &variables, "flush_interval = -1\nmax_entries = true\n");
     for part in [
-        "disk (environment variable HIFZ_DISK): \"12XB\" unknown unit \"XB\"; accepted: a size such as 500MB",
+        "disk (environment variable HIFZ_DISK): \"12XB\" has the unknown unit \"XB\"; accepted: a size such as 500MB",
         "listen (environment variable HIFZ_LISTEN): \"8080\"",
         "durability (flag --durability): \"sometimes\" is not one of the words; accepted: interval, always, none",
         "flush_interval (hifz.toml:1): \"-1\" is negative; accepted: a duration",
@@ -208,7 +208,7 @@ fn lists_are_comma_separated_or_arrays_and_name_the_element_refused() {
     assert_eq!(settings.listen.len(), 2);
     let (settings, _) = read(&[("admin_listen", "127.0.0.1:1,127.0.0.1:2")], &[], "").unwrap();
     assert_eq!(settings.admin_listen.len(), 2);
-    assert!(refusal(&[], &[], "listen = ['127.0.0.1:1', 'x']").contains("\"x\" has no port"));
+    assert!(refusal(&[], &[], "listen = ['127.0.0.1:1', 'x']").contains("has \"x\", which has no port"));
     assert!(refusal(&[], &[], "listen = []").contains("at least one"));
     assert!(refusal(&[], &[], "listen = ['127.0.0.1:1', '127.0.0.1:1']").contains("twice"));
     assert!(refusal(&[], &[], "memory = ['1MB', '2MB']").contains("list"));
