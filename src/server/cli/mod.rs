@@ -1,0 +1,185 @@
+//! The command line: arguments to settings to one command, its outcome to an exit code.
+//!
+//! Exit codes: 0 done, 1 failed or not found, 2 refused (usage, settings, lock). Commands talk to the running server,
+//! or to the data directory where that is safe, and say which.
+
+mod args;
+mod output;
+mod target;
+mod transfer;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ArgMatches;
+use clap::error::ErrorKind as UsageKind;
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use self::output::{Failure, note, say, say_json};
+use self::target::{Target, run};
+use super::client::{Client, Send, path_segment};
+use super::config::{Settings, Warning};
+use crate::error::{Error, ErrorKind};
+use crate::key::Namespace;
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(usage) => return report_usage(&usage),
+    };
+    let is_json = args::wants_json(&matches);
+    match act(&matches, is_json) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(is_json),
+    }
+}
+
+fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
+    let config = args::config_file(matches).map(PathBuf::as_path);
+    let loaded = Settings::load(&args::flags(matches), std::env::vars_os(), config);
+    let (settings, warnings) = loaded.map_err(Failure::Settings)?;
+    match matches.subcommand() {
+        None | Some(("serve", _)) => {
+            warn(&warnings);
+            super::serve(settings).map_err(Failure::from)
+        }
+        Some(("config", _)) => config_command(&settings, &warnings, is_json),
+        Some(("import", matches)) => {
+            let paths: Vec<&PathBuf> = matches.get_many(args::PATH).into_iter().flatten().collect();
+            transfer::import(&settings, &paths, is_json)
+        }
+        Some(("export", matches)) => {
+            let path = matches.get_one::<PathBuf>(args::PATH).map(PathBuf::as_path);
+            transfer::export(&settings, path.unwrap_or("-".as_ref()), is_json)
+        }
+        Some(("health", _)) => health(&settings, is_json),
+        Some(("invalidate", matches)) => {
+            let namespace = matches.get_one::<String>(args::NAMESPACE).map_or("", String::as_str);
+            invalidate(&settings, namespace, is_json)
+        }
+        Some((other, _)) => Err(Failure::Refused(format!("unknown command {other:?}"))),
+    }
+}
+
+/// `hifz config`
+fn config_command(settings: &Settings, warnings: &[Warning], is_json: bool) -> Result<(), Failure> {
+    if is_json {
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        return say_json(&json!({"settings": settings.effective(), "warnings": warnings}));
+    }
+    warn(warnings);
+    let effective = settings.effective();
+    let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(COLUMN_CHARS_MAX);
+    let key_width = width(&mut effective.iter().map(|line| line.key.len()));
+    let value_width = width(&mut effective.iter().map(|line| line.value.chars().count()));
+    let lines = effective
+        .iter()
+        .map(|line| format!("{:key_width$}  {:value_width$}  {}\n", line.key, line.value, line.origin));
+    say(lines.collect::<String>().trim_end())
+}
+
+/// `hifz health`
+fn health(settings: &Settings, is_json: bool) -> Result<(), Failure> {
+    let client = if let Some(Target::Server { client, place }) = target::server(settings, PATIENCE)? {
+        note(&format!("asking {place}"));
+        client
+    } else {
+        // It may serve from another directory than the one we see (in a container, say); health asks for no token, so
+        // there is none to lose to a stranger.
+        let [address, ..] = settings.listen.as_slice() else {
+            return Err(Failure::Refused("listen is empty".to_owned()));
+        };
+        note(&format!("no server runs on {}, asking {address}", settings.data_dir.display()));
+        Client::new(address.clone(), None, PATIENCE)
+    };
+    let (status, health) = ask_health(&client)?;
+    if is_json {
+        say_json(&health)?;
+    } else {
+        say(&readable_health(&health))?;
+    }
+    if status.is_success() { Ok(()) } else { Err(Failure::Bad) }
+}
+
+fn ask_health(client: &Client) -> Result<(StatusCode, Value), Error> {
+    run(async {
+        let unavailable = Some(StatusCode::SERVICE_UNAVAILABLE);
+        let answer = client.send(Method::GET, "/api/v1/health", Send::Nothing, unavailable).await?;
+        Ok((answer.status(), answer.json().await?))
+    })
+}
+
+fn readable_health(health: &Value) -> String {
+    let component = |(name, component): (&String, &Value)| {
+        let status = component["status"].as_str().unwrap_or("unknown");
+        let reason = component["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("\n  {name}: {status}{reason}")
+    };
+    let components: String = health["components"].as_object().into_iter().flatten().map(component).collect();
+    let text = format!("{}{components}", health["status"].as_str().unwrap_or("unknown"));
+    // The words come from outside; a terminal must not take them for commands.
+    text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+}
+
+/// `hifz invalidate --namespace NS`
+fn invalidate(settings: &Settings, namespace: &str, is_json: bool) -> Result<(), Failure> {
+    Namespace::parse(namespace)
+        .map_err(|error| Failure::Refused(format!("--namespace {namespace:?}: {}", error.message())))?;
+    let Some(Target::Server { client, place }) = target::server(settings, PATIENCE)? else {
+        let message =
+            format!("no server runs on {}, so there is nothing to tell", settings.data_dir.display());
+        return Err(Error::new(ErrorKind::NotFound, message).into());
+    };
+    note(&format!("through {place}"));
+    let path = format!("/admin/v1/namespaces/{}/invalidate", path_segment(namespace));
+    let answer = run(async { client.send(Method::POST, &path, Send::Nothing, None).await?.json().await })?;
+    if is_json {
+        return say_json(&answer);
+    }
+    match answer["invalidated"].as_u64() {
+        Some(count) => say(&format!("invalidated {count} entries of {namespace}")),
+        None => say(&format!("invalidated {namespace}")),
+    }
+}
+
+fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        note(&format!("warning: {warning}"));
+    }
+}
+
+/// Help and version go to standard output and are no failure; everything else is refused usage.
+fn report_usage(usage: &clap::Error) -> ExitCode {
+    let is_asked_for = matches!(usage.kind(), UsageKind::DisplayHelp | UsageKind::DisplayVersion);
+    // Nothing has been parsed, so `--json` is looked for in the words themselves.
+    let is_json = std::env::args_os().skip(1).any(|word| word.to_str() == Some("--json"));
+    if is_asked_for {
+        // Where nobody reads it, nothing is lost.
+        usage.print().unwrap_or_default();
+        return ExitCode::SUCCESS;
+    }
+    let text = usage.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    Failure::Refused(text.to_owned()).report(is_json)
+}
+
+/// How long a short command waits for its answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A column of `hifz config` is padded at most so far.
+const COLUMN_CHARS_MAX: usize = 44;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_told_without_control_characters() {
+        let health = json!({"status": "degraded", "components": {"disk": {"status": "degraded", "reason": "f\u{1b}ull"}}});
+        assert_eq!(readable_health(&health), "degraded\n  disk: degraded: full");
+    }
+}
