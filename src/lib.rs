@@ -9,6 +9,7 @@ mod disk;
 pub mod entry;
 mod error;
 mod key;
+pub mod memory;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;
