@@ -4,13 +4,16 @@
 //! head that the door wrote for itself, its deadlines, its tags and its sequence number. It does not know what the
 //! body means, nor whether its generation is still alive; the engine asks its generations for that.
 
+mod block;
+
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
-use crate::clock::Timestamp;
+use self::block::{Block, Meta};
+use crate::clock::{Clock, Timestamp};
 use crate::codec;
 use crate::error::Result;
 use crate::key::KeyRef;
@@ -32,51 +35,49 @@ pub struct Parts<'p> {
     pub sequence: u64,
 }
 
-/// One immutable, shared cache entry.
+/// One immutable, shared cache entry: one pointer wide, one allocation in all.
 #[derive(Clone)]
-pub struct Entry(Arc<Inner>);
-
-struct Inner {
-    key: Box<str>,
-    head: Box<[u8]>,
-    body: Box<[u8]>,
-    tags: Box<[Box<str>]>,
-    stored_at: Timestamp,
-    expires_at: Timestamp,
-    sequence: u64,
-}
+pub struct Entry(Block);
 
 impl Entry {
     /// An entry under `key`.
+    ///
+    /// # Panics
+    /// When key, head, body and tags together come to 4 GiB or a tag alone to 64 KiB: limits of the form, far beyond
+    /// those of the doors.
     #[must_use]
     pub fn new(key: KeyRef<'_>, parts: &Parts<'_>) -> Self {
-        Self(Arc::new(Inner {
-            key: key.as_str().into(),
-            head: parts.head.into(),
-            body: parts.body.into(),
-            tags: parts.tags.iter().map(|tag| Box::from(*tag)).collect(),
-            stored_at: parts.stored_at,
-            expires_at: parts.expires_at,
-            sequence: parts.sequence,
-        }))
+        let key = key.as_str().as_bytes();
+        if parts.head.is_empty() && parts.tags.is_empty() {
+            return Self(Block::new(meta(key, parts, false), &[key, parts.body]));
+        }
+        let tags = join_tags(parts.tags);
+        let lengths = lengths(parts.head.len(), tags.len());
+        Self(Block::new(meta(key, parts, true), &[key, &lengths, parts.head, &tags, parts.body]))
     }
 
     /// The key it stands under.
     #[must_use]
     pub fn key(&self) -> KeyRef<'_> {
-        KeyRef::known(&self.0.key)
+        // Invariant: the bytes were copied from a KeyRef and never change, so they are text.
+        KeyRef::known(std::str::from_utf8(self.key_bytes()).unwrap_or_default())
+    }
+
+    /// The key as bytes; what a lookup compares.
+    pub(crate) fn key_bytes(&self) -> &[u8] {
+        self.0.bytes().split_at(self.key_len()).0
     }
 
     /// What the door left beside the body.
     #[must_use]
     pub fn head(&self) -> &[u8] {
-        &self.0.head
+        self.split().0
     }
 
     /// The value.
     #[must_use]
     pub fn body(&self) -> &[u8] {
-        &self.0.body
+        self.split().2
     }
 
     /// The value as shared bytes that keep this entry alive; nothing is copied.
@@ -87,25 +88,32 @@ impl Entry {
 
     /// The tags it can be invalidated by.
     pub fn tags(&self) -> impl Iterator<Item = &str> {
-        self.0.tags.iter().map(AsRef::as_ref)
+        let mut rest = self.split().1;
+        std::iter::from_fn(move || {
+            let (len, tail) = rest.split_first_chunk::<2>()?;
+            let (tag, tail) = tail.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+            rest = tail;
+            std::str::from_utf8(tag).ok()
+        })
     }
 
     /// When it was stored.
     #[must_use]
     pub fn stored_at(&self) -> Timestamp {
-        self.0.stored_at
+        from_bits48(self.0.meta().stored_and_key & BITS48)
     }
 
     /// From when on it is no longer fresh.
     #[must_use]
     pub fn expires_at(&self) -> Timestamp {
-        self.0.expires_at
+        let [low, mid, high] = self.0.meta().expires;
+        from_bits48(u64::from(low) | u64::from(mid) << 16 | u64::from(high) << 32)
     }
 
     /// Where it stands in the order of all writes, loads and invalidations.
     #[must_use]
     pub fn sequence(&self) -> u64 {
-        self.0.sequence
+        self.0.meta().sequence
     }
 
     /// Whether it may be served at `now`: not expired, and not stored in the future by a clock since set back.
@@ -114,11 +122,53 @@ impl Entry {
         now < self.expires_at() && self.stored_at() <= now
     }
 
-    /// The bytes it makes the process hold: key, head, body, tags, and the index and allocations around them.
+    /// As [`Entry::is_fresh`] at the present of `clock`, exactly, but asking for the exact time only near a deadline.
+    #[must_use]
+    pub fn is_fresh_by(&self, clock: &Clock) -> bool {
+        let about = clock.now_coarse();
+        let is_clear = self.stored_at() <= about && about.after(Clock::COARSE_LAG_MAX) < self.expires_at();
+        is_clear || self.is_fresh(clock.now())
+    }
+
+    /// The bytes it makes the process hold: what the allocator takes for it, and its place in the index.
     #[must_use]
     pub fn weight(&self) -> usize {
-        let tags = self.tags().map(|tag| tag.len() + 32).sum::<usize>();
-        self.0.key.len() + self.head().len() + self.body().len() + tags + ENTRY_OVERHEAD_BYTES
+        malloc_bytes(self.0.allocated_bytes()) + INDEX_BYTES
+    }
+
+    /// Whether both are clones of one entry.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.same(&other.0)
+    }
+
+    /// The number its memory tier gave its namespace, 0 for none.
+    pub(crate) fn namespace_number(&self) -> u16 {
+        self.0.meta().namespace.load(Ordering::Relaxed)
+    }
+
+    /// Notes the number its memory tier gives its namespace.
+    pub(crate) fn set_namespace_number(&self, number: u16) {
+        self.0.meta().namespace.store(number, Ordering::Relaxed);
+    }
+
+    fn key_len(&self) -> usize {
+        (self.0.meta().stored_and_key >> 48) as usize & KEY_LEN_MASK
+    }
+
+    /// Head, joined tags, body.
+    fn split(&self) -> (&[u8], &[u8], &[u8]) {
+        let rest = self.0.bytes().split_at(self.key_len()).1;
+        if self.0.meta().stored_and_key >> 63 == 0 {
+            return (&[], &[], rest);
+        }
+        let (lengths, rest) = rest.split_at(LENGTHS_BYTES);
+        let length = |at: usize| {
+            lengths.iter().skip(at).take(4).rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+        };
+        let (head, rest) = rest.split_at(length(0));
+        let (tags, body) = rest.split_at(length(4));
+        (head, tags, body)
     }
 }
 
@@ -171,8 +221,67 @@ impl<'h> Head<'h> {
     }
 }
 
-/// Per-entry bytes beside its payload: the allocations of this version and its place in the index.
-const ENTRY_OVERHEAD_BYTES: usize = 240;
+fn meta(key: &[u8], parts: &Parts<'_>, has_extras: bool) -> Meta {
+    let expires = to_bits48(parts.expires_at);
+    let key_and_flag = key.len() as u64 | u64::from(has_extras) << 15;
+    Meta {
+        sequence: parts.sequence,
+        stored_and_key: to_bits48(parts.stored_at) | key_and_flag << 48,
+        expires: [0, 16, 32].map(|shift| (expires >> shift & 0xFFFF) as u16),
+        namespace: AtomicU16::new(0),
+    }
+}
+
+/// Length before each, so that any text may be a tag.
+fn join_tags(tags: &[&str]) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(tags.iter().map(|tag| tag.len() + 2).sum());
+    for tag in tags {
+        #[expect(
+            clippy::expect_used,
+            reason = "a documented panic: a tag is at most 128 bytes everywhere else"
+        )]
+        let len = u16::try_from(tag.len()).expect("a tag is shorter than 64 KiB");
+        joined.extend_from_slice(&len.to_le_bytes());
+        joined.extend_from_slice(tag.as_bytes());
+    }
+    joined
+}
+
+fn lengths(head: usize, tags: usize) -> [u8; LENGTHS_BYTES] {
+    // What does not fit in 32 bits does not fit in a block either, which says so.
+    let bits = |len: usize| u64::from(u32::try_from(len).unwrap_or(u32::MAX));
+    (bits(head) | bits(tags) << 32).to_le_bytes()
+}
+
+/// 48 bits of milliseconds last until the year 10889; what lies beyond never comes.
+fn to_bits48(at: Timestamp) -> u64 {
+    at.as_millis().min(BITS48)
+}
+
+fn from_bits48(bits: u64) -> Timestamp {
+    if bits == BITS48 { Timestamp::NEVER } else { Timestamp::from_millis(bits) }
+}
+
+/// What glibc's allocator takes for `bytes`: 8 bytes of its own, steps of 16, whole pages where it maps a block alone.
+pub(crate) const fn malloc_bytes(bytes: usize) -> usize {
+    let step = if bytes >= MMAP_BYTES_MIN { 4096 } else { 16 };
+    let taken = (bytes + if step == 16 { 8 } else { 16 }).next_multiple_of(step);
+    if taken < 32 { 32 } else { taken }
+}
+
+const BITS48: u64 = (1 << 48) - 1;
+
+/// A key has at most 1024 bytes: 11 bits of the 15 beside the flag.
+const KEY_LEN_MASK: usize = (1 << 15) - 1;
+
+/// Two 32-bit lengths, of head and tags, before them; only where there is either.
+const LENGTHS_BYTES: usize = 8;
+
+/// A slot of 16 bytes at a load between 0.65 and 0.81, and its share of the deadline marks.
+const INDEX_BYTES: usize = 24;
+
+/// glibc's first threshold for mapping a block on its own; it only ever rises.
+const MMAP_BYTES_MIN: usize = 128 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -211,5 +320,55 @@ mod tests {
     fn a_head_comes_back_as_it_was() {
         let head = Head { content_type: "application/json", etag: 7, modified_at_ms: 9 };
         assert_eq!(Head::decode(&head.encode().unwrap()).unwrap(), head);
+    }
+
+    #[test]
+    fn every_part_comes_back_as_it_was_put_in() {
+        let head = vec![7; 70_000];
+        let parts = Parts {
+            head: &head,
+            body: b"body",
+            tags: &["a", "", "surahs"],
+            stored_at: Timestamp::from_millis(1),
+            expires_at: Timestamp::NEVER,
+            sequence: u64::MAX,
+        };
+        let key = "k".repeat(1024);
+        let entry = Entry::new(KeyRef::parse(&key).unwrap(), &parts);
+        assert_eq!(entry.key().as_str(), key);
+        assert_eq!(entry.head(), head);
+        assert_eq!(entry.body(), b"body");
+        assert_eq!(entry.tags().collect::<Vec<_>>(), ["a", "", "surahs"]);
+        assert_eq!(entry.stored_at(), Timestamp::from_millis(1));
+        assert_eq!(entry.expires_at(), Timestamp::NEVER);
+        assert_eq!(entry.sequence(), u64::MAX);
+        let plain = Entry::new(KeyRef::parse("k").unwrap(), &Parts { head: &[], tags: &[], ..parts });
+        assert_eq!((plain.head(), plain.body()), (b"".as_slice(), b"body".as_slice()));
+        assert_eq!(plain.tags().count(), 0);
+    }
+
+    #[test]
+    fn freshness_by_a_clock_is_exact_to_the_millisecond() {
+        let clock = Clock::manual(Timestamp::from_millis(10));
+        let entry = entry(10, 500);
+        assert!(entry.is_fresh_by(&clock));
+        clock.advance(std::time::Duration::from_millis(489));
+        assert!(entry.is_fresh_by(&clock));
+        clock.advance(std::time::Duration::from_millis(1));
+        assert!(!entry.is_fresh_by(&clock));
+    }
+
+    #[test]
+    fn a_small_entry_costs_at_most_72_bytes_over_its_payload() {
+        let parts = Parts {
+            head: b"",
+            body: &[0; 100],
+            tags: &[],
+            stored_at: Timestamp::from_millis(1),
+            expires_at: Timestamp::from_millis(2),
+            sequence: 3,
+        };
+        let entry = Entry::new(KeyRef::parse("small:00000000000001").unwrap(), &parts);
+        assert!(entry.weight() - 120 <= 72, "{}", entry.weight());
     }
 }

@@ -1,0 +1,286 @@
+//! Who goes when there is too much: the least recently used of the whole tier, not of its shard.
+//!
+//! For each shard the evictor keeps a queue of the entries that were oldest when it last looked, and a bound: nothing
+//! in the shard is older. It takes from the shard with the oldest bound; a queued entry that was touched since fails
+//! the comparison of its stamp and is passed over. So the order is exact, a hit pays nothing for it, and the walk that
+//! fills a queue (slots only, under the shared lock) is paid by the hundreds of evictions it serves.
+//!
+//! A namespace with a share of its own has one more queue over all shards.
+
+use std::collections::HashMap;
+
+use super::events::Cause;
+use super::shard::{Inner, Tally};
+use super::state::State;
+use super::table::{Id, Slot};
+use super::ticks;
+use crate::entry::Entry;
+
+#[derive(Debug)]
+pub(super) struct Evictor {
+    /// Oldest last.
+    queues: Vec<Vec<Victim>>,
+    /// Per shard a tick: nothing there is older.
+    bounds: Vec<u64>,
+    /// The victims of a class, oldest last.
+    of_class: HashMap<u8, Vec<(Victim, usize)>>,
+    /// What was just taken out, to be dropped after the lock; kept for its room.
+    gone: Vec<Entry>,
+}
+
+/// What was among the oldest when the evictor looked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Victim {
+    tick: u64,
+    id: Id,
+}
+
+/// How many to take from a shard, and how young they may be.
+#[derive(Clone, Copy)]
+struct Plan {
+    entries: usize,
+    tick_max: u64,
+}
+
+impl Evictor {
+    pub(super) fn new(shards: usize) -> Self {
+        Self {
+            queues: vec![Vec::new(); shards],
+            bounds: vec![0; shards],
+            of_class: HashMap::new(),
+            gone: Vec::with_capacity(BATCH_MAX),
+        }
+    }
+
+    /// The shard with the oldest bound, and the next oldest bound.
+    fn oldest(&self) -> (usize, u64) {
+        let (mut oldest, mut first, mut second) = (0, u64::MAX, u64::MAX);
+        for (shard, bound) in self.bounds.iter().enumerate() {
+            if *bound < first {
+                (oldest, second, first) = (shard, first, *bound);
+            } else if *bound < second {
+                second = *bound;
+            }
+        }
+        (oldest, second)
+    }
+}
+
+impl State {
+    /// After an insertion: makes room where there is too little.
+    #[inline]
+    pub(super) fn keep_within(&self, is_settled: bool, number: u16) {
+        if is_settled && self.budget.over().is_some() {
+            self.evict();
+        }
+        if let Some(namespace) = self.namespaces.get(number)
+            && namespace.class() != 0
+            && namespace.bytes() > namespace.bytes_max(self.budget.bytes_max())
+        {
+            self.evict_from(number);
+        }
+    }
+
+    /// Evicts until nothing is over; leaves it to another who is at it already, unless very much is.
+    pub(super) fn evict(&self) {
+        while let Some(over) = self.budget.over() {
+            let evictor = if self.budget.is_far_over(over) {
+                Some(self.evictor.lock())
+            } else {
+                self.evictor.try_lock()
+            };
+            let Some(mut evictor) = evictor else { return };
+            // Looked at again: whoever held the lock may have made the room.
+            let Some(over) = self.budget.over() else { return };
+            let is_done = !self.evict_some(&mut evictor, over);
+            let gone = std::mem::take(&mut evictor.gone);
+            if is_done {
+                return;
+            }
+            drop(evictor);
+            self.let_go(gone);
+        }
+    }
+
+    /// One bounded step; says whether there is anything left to evict.
+    fn evict_some(&self, evictor: &mut Evictor, over: Tally) -> bool {
+        let mut empty = 0;
+        loop {
+            let (at, next_bound) = evictor.oldest();
+            if evictor.queues.get(at).is_some_and(|queue| !queue.is_empty()) {
+                self.evict_from_shard(evictor, at, self.plan(over, next_bound));
+                return true;
+            }
+            if !self.refill(evictor, at) {
+                empty += 1;
+                if empty > self.shards.len() {
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Takes the oldest few of one shard.
+    fn evict_from_shard(&self, evictor: &mut Evictor, at: usize, plan: Plan) {
+        let Evictor { queues, bounds, gone, .. } = evictor;
+        let (Some(queue), Some(bound), Some(shard)) =
+            (queues.get_mut(at), bounds.get_mut(at), self.shards.get(at))
+        else {
+            return;
+        };
+        let mut inner = shard.0.write();
+        let mut left = plan.entries.min(inner.table.len() / 64 + 1);
+        let mut last = *bound;
+        while left > 0
+            && let Some(victim) = queue.pop_if(|victim| victim.tick <= plan.tick_max)
+        {
+            last = victim.tick;
+            let stamp = inner.stamp_near(victim.tick);
+            if let Some(found) = inner.table.find_untouched(victim.id, stamp)
+                && let Some((id, entry)) = inner.table.remove(found)
+            {
+                self.count_class(id, &entry);
+                gone.push(entry);
+                left -= 1;
+            }
+        }
+        // The entries are first read here, one after the other without a dependence, so their cache misses overlap.
+        for entry in gone.iter() {
+            inner.count(entry.namespace_number(), Tally::of(entry).negated());
+        }
+        inner.table.shrink();
+        self.budget.settle(std::mem::take(&mut inner.unsettled));
+        *bound = queue.last().map_or(last, |victim| victim.tick);
+    }
+
+    /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
+    /// a little past the next shard's oldest, so that shards need not take turns for each entry.
+    fn plan(&self, over: Tally, next_bound: u64) -> Plan {
+        if self.budget.is_strict() {
+            return Plan { entries: 1, tick_max: next_bound };
+        }
+        let sums = self.budget.sums();
+        let mean = (sums.bytes / sums.entries.max(1)).max(1);
+        let wanted = usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX);
+        let slack = ticks::now().saturating_sub(next_bound) / 128;
+        Plan { entries: wanted.clamp(1, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
+    }
+
+    /// Looks for the oldest of one shard; says whether there are any.
+    fn refill(&self, evictor: &mut Evictor, at: usize) -> bool {
+        let (Some(queue), Some(bound), Some(shard)) =
+            (evictor.queues.get_mut(at), evictor.bounds.get_mut(at), self.shards.get(at))
+        else {
+            return false;
+        };
+        // Before the lock: what comes after it is not older than this.
+        let now = ticks::now();
+        let inner = shard.0.read();
+        collect_oldest(&inner, queue);
+        drop(inner);
+        *bound = queue.last().map_or(now, |victim| victim.tick);
+        !queue.is_empty()
+    }
+
+    /// Makes a namespace keep to its share: the least recently used of its own entries go.
+    pub(super) fn evict_from(&self, number: u16) {
+        let Some(namespace) = self.namespaces.get(number) else { return };
+        let class = namespace.class();
+        while namespace.bytes() > namespace.bytes_max(self.budget.bytes_max()) {
+            let mut evictor = self.evictor.lock();
+            let mut queue = evictor.of_class.remove(&class).unwrap_or_default();
+            if queue.is_empty() {
+                self.collect_class(class, &mut queue);
+            }
+            let Some((victim, at)) = queue.pop() else { return };
+            evictor.of_class.insert(class, queue);
+            let entry = self.evict_one(victim, at);
+            drop(evictor);
+            self.let_go(entry.into_iter().collect());
+        }
+    }
+
+    fn evict_one(&self, victim: Victim, at: usize) -> Option<Entry> {
+        let mut inner = self.shards.get(at)?.0.write();
+        let found = inner.table.find_untouched(victim.id, inner.stamp_near(victim.tick))?;
+        let entry = self.take(&mut inner, found)?;
+        self.settle(&mut inner);
+        Some(entry)
+    }
+
+    /// The oldest of a class over all shards: a sixteenth of them, so that the walk serves many evictions.
+    fn collect_class(&self, class: u8, queue: &mut Vec<(Victim, usize)>) {
+        for (at, shard) in self.shards.iter().enumerate() {
+            let inner = shard.0.read();
+            let of_class = filled(&inner).filter(|slot| slot.id().class() == class);
+            queue.extend(of_class.map(|slot| (victim(&inner, slot), at)));
+        }
+        let kept = (queue.len() / 16 + 16).min(queue.len());
+        if kept < queue.len() {
+            queue.select_nth_unstable(kept);
+            queue.truncate(kept);
+        }
+        queue.sort_unstable_by(|a, b| b.cmp(a));
+        queue.shrink_to_fit();
+    }
+
+    fn count_class(&self, id: Id, entry: &Entry) {
+        if id.class() != 0
+            && let Some(namespace) = self.namespaces.get(entry.namespace_number())
+        {
+            namespace.count(Tally::of(entry).negated().bytes);
+        }
+    }
+
+    /// Tells of what was evicted, and drops it, under no lock.
+    fn let_go(&self, gone: Vec<Entry>) {
+        if self.events.is_heard() {
+            for entry in &gone {
+                self.events.record(entry, Cause::Evicted);
+            }
+        }
+        drop(gone);
+    }
+}
+
+/// Fills `queue`, oldest last, with the oldest of a shard, and with all that are as old as any in it.
+fn collect_oldest(inner: &Inner, queue: &mut Vec<Victim>) {
+    queue.clear();
+    let len = inner.table.len();
+    let wanted = (len / 16).clamp(QUEUE_MIN, QUEUE_MAX);
+    let threshold = if len > wanted * 2 { threshold(inner, wanted) } else { u32::MAX };
+    queue.extend(filled(inner).filter(|slot| slot.stamp() <= threshold).map(|slot| victim(inner, slot)));
+    if queue.len() > wanted * 2 {
+        // The sample misled; the newest of these would only wait in vain.
+        queue.select_nth_unstable(wanted);
+        queue.truncate(wanted);
+    }
+    queue.sort_unstable_by(|a, b| b.cmp(a));
+}
+
+/// A stamp that about `wanted` entries do not exceed, judged by a sample.
+fn threshold(inner: &Inner, wanted: usize) -> u32 {
+    let step = (inner.table.slots().len() / SAMPLES).max(1);
+    let sampled = inner.table.slots().iter().step_by(step).filter(|slot| slot.entry().is_some());
+    let mut stamps: Vec<u32> = sampled.map(Slot::stamp).collect();
+    let rank = (stamps.len() * wanted / inner.table.len()).min(stamps.len().saturating_sub(1));
+    if stamps.is_empty() {
+        return u32::MAX;
+    }
+    *stamps.select_nth_unstable(rank).1
+}
+
+fn filled(inner: &Inner) -> impl Iterator<Item = &Slot> {
+    inner.table.slots().iter().filter(|slot| slot.entry().is_some())
+}
+
+fn victim(inner: &Inner, slot: &Slot) -> Victim {
+    Victim { tick: inner.tick_of(slot.stamp()), id: slot.id() }
+}
+
+/// The most entries evicted under one lock.
+const BATCH_MAX: usize = 32;
+
+const QUEUE_MIN: usize = 8;
+const QUEUE_MAX: usize = 1024;
+const SAMPLES: usize = 512;

@@ -1,0 +1,222 @@
+//! The memory tier: entries by key, the least recently used of all leaving first, within a limit in bytes.
+//!
+//! Promises:
+//! - per key linearizable: who reads after a write, removal or eviction was acknowledged sees it, and an older entry
+//!   never takes the place of a newer one;
+//! - after an insertion the charged bytes are within the limit (a large tier may pass it by its last settlement, a
+//!   thousandth, which is kept back from the limit beforehand);
+//! - up to 16 384 entries the order of eviction is exactly that of last use over the whole tier; beyond, touches by
+//!   different threads that lie less than 256 touches apart may count in either order;
+//! - what is over is found and taken out in bounded steps, without a full scan.
+//!
+//! An entry belongs to one tier at a time. It does not know sources, disks, generations or policies of freshness: it
+//! may hand out an expired entry, and whoever asks decides. It starts no thread.
+
+mod budget;
+mod events;
+mod eviction;
+mod expiry;
+#[cfg(test)]
+mod model;
+mod namespaces;
+mod scan;
+mod shard;
+mod state;
+mod table;
+mod ticks;
+
+use std::time::Duration;
+
+pub use self::budget::Limits;
+pub use self::events::{Cause, Removal};
+pub use self::expiry::Swept;
+pub use self::namespaces::{NAMESPACES_MAX, OVERFLOW_NAME};
+pub use self::scan::{Cursor, Scanned, Verdict};
+use self::shard::Tally;
+pub use self::state::Insertion;
+use self::state::State;
+use crate::clock::{Clock, Timestamp};
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::key::KeyRef;
+
+/// A bounded map of entries, shared by reference; every call may be made from any thread.
+#[derive(Debug)]
+pub struct Memory(State);
+
+impl Memory {
+    /// An empty tier with these limits.
+    #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "a clock is a handle, and the tier takes one")]
+    pub fn new(limits: Limits, clock: Clock) -> Self {
+        Self(State::new(limits, &clock))
+    }
+
+    /// Sets other limits; what is over them leaves before this returns, in steps between which others go on.
+    pub fn set_limits(&self, limits: Limits) {
+        self.0.budget.set(limits);
+        self.0.settle_all();
+        self.0.evict();
+        for (number, namespace) in self.0.namespaces.all() {
+            if namespace.class() != 0 {
+                self.0.evict_from(number);
+            }
+        }
+    }
+
+    /// Gives up this much of the limit, from now on, to memory that the process holds beside the entries.
+    pub fn withhold(&self, bytes: u64) {
+        self.0.budget.withhold(bytes);
+        self.0.evict();
+    }
+
+    /// Sets the part of the limit, 0 to 1, that one namespace may fill; it then evicts its own before others.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Settings`](crate::ErrorKind::Settings) when 255 namespaces have shares already.
+    pub fn set_share(&self, namespace: &str, share: f64) -> Result<()> {
+        self.0.set_share(namespace, share)
+    }
+
+    /// Sets how long the sweeper leaves entries of a namespace after their deadline, for stale windows.
+    pub fn set_grace(&self, namespace: &str, grace: Duration) {
+        self.0.set_grace(namespace, u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// What stands under `key`, which counts as a use. It may have expired: ask the entry.
+    #[must_use]
+    pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
+        self.0.get(key)
+    }
+
+    /// What stands under `key`, without counting as a use.
+    #[must_use]
+    pub fn peek(&self, key: KeyRef<'_>) -> Option<Entry> {
+        self.0.peek(key)
+    }
+
+    /// Puts `entry` under its key, unless a newer one stands there or `admit` says no. `admit` is asked while nothing
+    /// else can happen to the key; it must be short, and not call this tier.
+    pub fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
+        self.0.insert(entry, admit)
+    }
+
+    /// Takes out what stands under `key`, and tells listeners it was deleted.
+    pub fn remove(&self, key: KeyRef<'_>) -> Option<Entry> {
+        self.0.remove(key, Cause::Deleted)
+    }
+
+    /// Takes out exactly this entry, if it still stands, for the cause given; says whether it did.
+    pub fn remove_exactly(&self, entry: &Entry, cause: Cause) -> bool {
+        self.0.remove_if(entry.key(), cause, |stands| stands.is_same(entry)).is_some()
+    }
+
+    /// Takes out entries whose time and grace are over at `now`: one bounded step.
+    pub fn sweep(&self, now: Timestamp) -> Swept {
+        self.0.sweep(now)
+    }
+
+    /// Shows entries to `visit` from `from` on, about `steps_max` of them, and removes those it says to.
+    pub fn scan(&self, from: Cursor, steps_max: usize, visit: impl FnMut(&Entry) -> Verdict) -> Scanned {
+        self.0.scan(from, steps_max, visit)
+    }
+
+    /// Takes out everything, in steps; says how many entries.
+    pub fn clear(&self, cause: Cause) -> u64 {
+        let mut removed = 0;
+        let mut next = Some(Cursor::default());
+        while let Some(at) = next {
+            let scanned = self.0.scan(at, 1024, |_| Verdict::Remove(cause));
+            removed += scanned.removed;
+            next = scanned.next;
+        }
+        removed
+    }
+
+    /// What the tier holds and may hold.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let mut all = Tally::default();
+        for shard in &self.0.shards {
+            for tally in &shard.0.read().tallies {
+                all.add(*tally);
+            }
+        }
+        Usage {
+            all: all.into(),
+            limit_bytes: self.0.budget.bytes_max(),
+            withheld_bytes: self.0.budget.withheld(),
+        }
+    }
+
+    /// What each namespace holds; those that hold nothing are left out.
+    #[must_use]
+    pub fn usage_by_namespace(&self) -> Vec<(String, Held)> {
+        let mut sums: Vec<Tally> = Vec::new();
+        for shard in &self.0.shards {
+            let inner = shard.0.read();
+            sums.resize(sums.len().max(inner.tallies.len()), Tally::default());
+            sums.iter_mut().zip(&inner.tallies).for_each(|(sum, tally)| sum.add(*tally));
+        }
+        let named = self.0.namespaces.all().zip(sums);
+        let held = named.filter(|(_, sum)| sum.entries > 0);
+        held.map(|((_, namespace), sum)| (namespace.name.to_string(), sum.into())).collect()
+    }
+
+    /// What one namespace holds.
+    #[must_use]
+    pub fn usage_of(&self, namespace: &str) -> Held {
+        let Some(number) = self.0.namespaces.known(namespace) else { return Held::default() };
+        let mut sum = Tally::default();
+        for shard in &self.0.shards {
+            sum.add(shard.0.read().tallies.get(usize::from(number)).copied().unwrap_or_default());
+        }
+        sum.into()
+    }
+
+    /// Begins or ends the telling of removals; ending forgets what waits.
+    pub fn listen(&self, is_heard: bool) {
+        self.0.events.listen(is_heard);
+    }
+
+    /// The removals since the last call, in order, as far as the queue held them.
+    #[must_use]
+    pub fn removals(&self) -> Vec<Removal> {
+        self.0.events.drain()
+    }
+
+    /// How many removals were not told because the queue was full.
+    #[must_use]
+    pub fn removals_dropped(&self) -> u64 {
+        self.0.events.dropped()
+    }
+}
+
+/// Entries, and the bytes they are charged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Held {
+    /// How many.
+    pub entries: u64,
+    /// What they are charged.
+    pub bytes: u64,
+}
+
+impl From<Tally> for Held {
+    fn from(tally: Tally) -> Self {
+        let unsigned = |sum: i64| u64::try_from(sum).unwrap_or(0);
+        Self { entries: unsigned(tally.entries), bytes: unsigned(tally.bytes) }
+    }
+}
+
+/// What a tier holds and may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// What it holds.
+    pub all: Held,
+    /// The limit as it was set.
+    pub limit_bytes: u64,
+    /// What of the limit is given up to memory that the process holds beside the entries.
+    pub withheld_bytes: u64,
+}

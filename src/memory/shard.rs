@@ -1,0 +1,153 @@
+//! One shard: a table under one lock, with the account of what it holds.
+//!
+//! A hit takes the lock shared, writes a stamp and a count, and copies nothing but a pointer: three atomic writes to
+//! the shard's own line, one to the entry's. Whoever changes the table holds the lock alone. Entries that leave are
+//! handed back, so that they are dropped after the lock. It knows no limit and evicts nothing of its own accord.
+
+use parking_lot::RwLock;
+
+use super::table::{Due, Id, NEVER_DUE, Table};
+use crate::entry::Entry;
+
+/// A shard on cache lines of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(super) struct Shard(pub(super) RwLock<Inner>);
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) table: Table,
+    /// The tick that stamp 0 stands for. Raised only by [`Inner::stamp_of`], which lowers all stamps with it.
+    base: u64,
+    /// No entry here falls due before this.
+    pub(super) next_due: Due,
+    /// What stands here by number of namespace.
+    pub(super) tallies: Vec<Tally>,
+    /// What came in less what went out since the last settlement with the whole tier.
+    pub(super) unsettled: Tally,
+}
+
+/// Entries and bytes; differences while unsettled, so both may be negative.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) entries: i64,
+    pub(super) bytes: i64,
+}
+
+impl Tally {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self { entries: 1, bytes: i64::try_from(entry.weight()).unwrap_or(i64::MAX) }
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+    }
+
+    pub(super) fn negated(self) -> Self {
+        Self { entries: -self.entries, bytes: -self.bytes }
+    }
+}
+
+impl Shard {
+    pub(super) fn new(base: u64) -> Self {
+        Self(RwLock::new(Inner {
+            table: Table::default(),
+            base,
+            next_due: NEVER_DUE,
+            tallies: Vec::new(),
+            unsettled: Tally::default(),
+        }))
+    }
+}
+
+impl Inner {
+    /// The tick at which a slot with this stamp was touched.
+    pub(super) fn tick_of(&self, stamp: u32) -> u64 {
+        self.base + u64::from(stamp)
+    }
+
+    /// The stamp for a tick under the shared lock: at the end of the range it stands still until [`Inner::stamp_of`].
+    pub(super) fn stamp_near(&self, tick: u64) -> u32 {
+        u32::try_from(tick.saturating_sub(self.base)).unwrap_or(u32::MAX)
+    }
+
+    /// The stamp for a tick; moves the base when half the range is used.
+    pub(super) fn stamp_of(&mut self, tick: u64) -> u32 {
+        let stamp = self.stamp_near(tick);
+        if stamp < STAMP_MOVE {
+            return stamp;
+        }
+        // What is older than the new base is all equally old from now on: a quarter of the range back.
+        let new_base = tick - u64::from(STAMP_MOVE / 2);
+        self.table.lower_stamps(self.stamp_near(new_base));
+        self.base = new_base;
+        self.stamp_near(tick)
+    }
+
+    /// Adds an entry whose key is not here.
+    pub(super) fn insert(&mut self, id: Id, entry: Entry, tick: u64, due: Due) {
+        self.next_due = self.next_due.min(due);
+        let stamp = self.stamp_of(tick);
+        self.table.insert(id, entry, stamp, due);
+    }
+
+    /// Puts `entry` in the place of an older one of its key and hands that back.
+    pub(super) fn replace(&mut self, at: usize, entry: Entry, tick: u64, due: Due) -> Option<Entry> {
+        self.next_due = self.next_due.min(due);
+        let stamp = self.stamp_of(tick);
+        self.table.replace(at, entry, stamp, due)
+    }
+
+    pub(super) fn count(&mut self, namespace: u16, tally: Tally) {
+        self.unsettled.add(tally);
+        let at = usize::from(namespace);
+        if self.tallies.len() <= at {
+            self.tallies.resize(at + 1, Tally::default());
+        }
+        if let Some(sum) = self.tallies.get_mut(at) {
+            sum.add(tally);
+        }
+    }
+}
+
+/// From this stamp on the base is moved.
+const STAMP_MOVE: u32 = 1 << 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entry::Parts;
+    use crate::key::KeyRef;
+
+    fn entry(key: &str) -> Entry {
+        let parts = Parts {
+            head: b"",
+            body: b"",
+            tags: &[],
+            stored_at: Timestamp::default(),
+            expires_at: Timestamp::NEVER,
+            sequence: 0,
+        };
+        Entry::new(KeyRef::parse(key).unwrap(), &parts)
+    }
+
+    #[test]
+    fn moving_the_base_keeps_the_order_of_recent_stamps() {
+        let shard = Shard::new(0);
+        let mut inner = shard.0.write();
+        let far = u64::from(STAMP_MOVE);
+        for (key, hash, tick) in [("old", 1 << 10, 5), ("a", 2 << 10, far - 20), ("b", 3 << 10, far - 10)] {
+            inner.insert(Id::new(hash, 0), entry(key), tick, NEVER_DUE);
+        }
+        inner.insert(Id::new(4 << 10, 0), entry("new"), far + 7, NEVER_DUE);
+        let tick = |hash: u32, key: &str| {
+            let (_, slot) = inner.table.find(hash << 10, key.as_bytes()).unwrap();
+            inner.tick_of(slot.stamp())
+        };
+        let ticks = [tick(1, "old"), tick(2, "a"), tick(3, "b"), tick(4, "new")];
+        assert_eq!(ticks[1..], [far - 20, far - 10, far + 7]);
+        assert!(ticks[0] < ticks[1]);
+    }
+}

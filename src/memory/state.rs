@@ -1,0 +1,283 @@
+//! The parts a tier is made of, and the calls on one key.
+//!
+//! What a hit costs: one hash, one shared lock of one of many shards, one comparison of the key, one stamp, one count
+//! of the entry; no allocation, no copy of the body, no line that another core's hit on another key writes.
+//!
+//! Lock order: the evictor, then one shard; never two shards. Nothing is dropped or called back under a shard's lock
+//! but `admit`, which must be short and take no lock of the tier.
+
+use std::hash::{BuildHasher, Hasher};
+
+use parking_lot::Mutex;
+
+use super::budget::{Budget, Limits};
+use super::events::{Cause, Events};
+use super::eviction::Evictor;
+use super::expiry::Hand;
+use super::namespaces::{Namespace, Namespaces};
+use super::shard::{Inner, Shard, Tally};
+use super::table::{Due, Id, NEVER_DUE};
+use super::ticks;
+use crate::clock::{Clock, Timestamp};
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyRef;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) budget: Budget,
+    pub(super) shards: Box<[Shard]>,
+    hasher: foldhash::quality::RandomState,
+    pub(super) namespaces: Namespaces,
+    /// Who evicts holds this; it guards the queues of victims.
+    pub(super) evictor: Mutex<Evictor>,
+    /// How far the sweep has come.
+    pub(super) hand: Mutex<Hand>,
+    pub(super) events: Events,
+    /// Where coarse deadlines begin to count.
+    started_at: Timestamp,
+}
+
+/// What became of an entry that was to be inserted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insertion {
+    /// It stands under a key that had none.
+    Inserted,
+    /// It stands in the place of an older one.
+    Replaced,
+    /// One with a higher sequence stands there already, and still does.
+    Outdated,
+    /// The caller did not admit it; nothing changed.
+    Refused,
+    /// It is larger than its share, so it is not kept; neither is what it was to replace.
+    Bypassed,
+}
+
+impl State {
+    pub(super) fn new(limits: Limits, clock: &Clock) -> Self {
+        let shards = shard_count(limits.bytes);
+        Self {
+            budget: Budget::new(limits, shards),
+            shards: (0..shards).map(|_| Shard::new(ticks::now())).collect(),
+            hasher: foldhash::quality::RandomState::default(),
+            namespaces: Namespaces::new(),
+            evictor: Mutex::new(Evictor::new(shards)),
+            hand: Mutex::default(),
+            events: Events::default(),
+            started_at: clock.now(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
+        let key = key.as_str().as_bytes();
+        let (shard, hash) = self.locate(key);
+        let inner = shard.0.read();
+        let (_, slot) = inner.table.find(hash, key)?;
+        slot.set_stamp(inner.stamp_near(ticks::next(self.budget.is_strict())));
+        slot.entry().cloned()
+    }
+
+    pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<Entry> {
+        let key = key.as_str().as_bytes();
+        let (shard, hash) = self.locate(key);
+        let inner = shard.0.read();
+        inner.table.find(hash, key)?.1.entry().cloned()
+    }
+
+    pub(super) fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
+        let number = self.namespaces.number(entry.key().namespace());
+        entry.set_namespace_number(number);
+        let (shard, hash) = self.locate(entry.key_bytes());
+        let mut inner = shard.0.write();
+        let found = inner.table.find(hash, entry.key_bytes()).map(|(at, slot)| (at, slot.entry()));
+        if found.is_some_and(|(_, old)| old.is_some_and(|old| old.sequence() > entry.sequence())) {
+            return Insertion::Outdated;
+        }
+        let found = found.map(|(at, _)| at);
+        if !admit() {
+            return Insertion::Refused;
+        }
+        let is_too_large = self.is_too_large(&entry, number);
+        let (insertion, old) = match found {
+            _ if is_too_large => (Insertion::Bypassed, found.and_then(|at| self.take(&mut inner, at))),
+            Some(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry)),
+            None => {
+                self.add(&mut inner, hash, entry);
+                (Insertion::Inserted, None)
+            }
+        };
+        let is_settled = self.settle(&mut inner);
+        drop(inner);
+        if let Some(old) = old {
+            self.events.record(&old, Cause::Replaced);
+        }
+        if insertion != Insertion::Bypassed {
+            self.keep_within(is_settled, number);
+        }
+        insertion
+    }
+
+    pub(super) fn remove(&self, key: KeyRef<'_>, cause: Cause) -> Option<Entry> {
+        self.remove_if(key, cause, |_| true)
+    }
+
+    /// Takes out what stands under `key` if `is_it`, asked under the lock, says so.
+    pub(super) fn remove_if(
+        &self,
+        key: KeyRef<'_>,
+        cause: Cause,
+        is_it: impl FnOnce(&Entry) -> bool,
+    ) -> Option<Entry> {
+        let key = key.as_str().as_bytes();
+        let (shard, hash) = self.locate(key);
+        let mut inner = shard.0.write();
+        let (at, slot) = inner.table.find(hash, key)?;
+        if !slot.entry().is_some_and(is_it) {
+            return None;
+        }
+        let entry = self.take(&mut inner, at)?;
+        inner.table.shrink();
+        self.settle(&mut inner);
+        drop(inner);
+        self.events.record(&entry, cause);
+        Some(entry)
+    }
+
+    /// The shard of a key, and the hash of the key within it.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of one hash")]
+    fn locate(&self, key: &[u8]) -> (&Shard, u32) {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(key);
+        let hash = hasher.finish();
+        let at = (hash >> 32) as usize & (self.shards.len() - 1);
+        #[expect(clippy::indexing_slicing, reason = "masked by the number of shards, a power of two")]
+        (&self.shards[at], hash as u32)
+    }
+
+    /// The coarse deadline of an entry: when the sweeper should look at it.
+    pub(super) fn due_of(&self, entry: &Entry) -> Due {
+        let expires_at = entry.expires_at();
+        if expires_at == Timestamp::NEVER {
+            return NEVER_DUE;
+        }
+        let grace_ms = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::grace_ms);
+        self.due_at(Timestamp::from_millis(expires_at.as_millis().saturating_add(grace_ms)))
+    }
+
+    /// The coarse mark of a point in time, rounded down.
+    pub(super) fn due_at(&self, at: Timestamp) -> Due {
+        let units = at.as_millis().saturating_sub(self.started_at.as_millis()) / DUE_UNIT_MS;
+        Due::try_from(units).unwrap_or(NEVER_DUE).min(NEVER_DUE - 1)
+    }
+
+    /// Takes the entry at `at` out of a shard and out of every account.
+    pub(super) fn take(&self, inner: &mut Inner, at: usize) -> Option<Entry> {
+        let (id, entry) = inner.table.remove(at)?;
+        self.count(inner, id, &entry, Tally::of(&entry).negated());
+        Some(entry)
+    }
+
+    pub(super) fn count(&self, inner: &mut Inner, id: Id, entry: &Entry, tally: Tally) {
+        let number = entry.namespace_number();
+        inner.count(number, tally);
+        if id.class() != 0
+            && let Some(namespace) = self.namespaces.get(number)
+        {
+            namespace.count(tally.bytes);
+        }
+    }
+
+    /// Brings a shard's changes to the sums when it is time; says whether it was.
+    pub(super) fn settle(&self, inner: &mut Inner) -> bool {
+        let must = self.budget.must_settle(inner.unsettled);
+        if must {
+            self.budget.settle(std::mem::take(&mut inner.unsettled));
+        }
+        must
+    }
+
+    /// Brings every shard's changes to the sums.
+    pub(super) fn settle_all(&self) {
+        for shard in &self.shards {
+            let unsettled = std::mem::take(&mut shard.0.write().unsettled);
+            self.budget.settle(unsettled);
+        }
+    }
+
+    /// Gives a namespace a share, and a class if it is its first; then what stands already is brought into it.
+    pub(super) fn set_share(&self, name: &str, share: f64) -> Result<()> {
+        let number = self.namespaces.number(name);
+        let Some(namespace) = self.namespaces.get(number).filter(|_| number != 0) else { return Ok(()) };
+        if namespace.class() == 0 {
+            if share >= 1.0 {
+                return Ok(());
+            }
+            let Some(class) = self.namespaces.next_class() else {
+                let message = "255 namespaces have a max_share already, more are not told apart";
+                return Err(
+                    Error::new(ErrorKind::Settings, message).at(format!("namespaces.{name}.max_share"))
+                );
+            };
+            namespace.set_share(share);
+            namespace.set_class(class);
+            for shard in &self.shards {
+                Self::classify(&mut shard.0.write(), number, namespace);
+            }
+        }
+        namespace.set_share(share);
+        self.evict_from(number);
+        Ok(())
+    }
+
+    fn classify(inner: &mut Inner, number: u16, namespace: &Namespace) {
+        for at in 0..inner.table.slots().len() {
+            let Some(slot) = inner.table.slot(at) else { continue };
+            let is_new = slot.id().class() == 0;
+            let Some(entry) = slot.entry().filter(|entry| is_new && entry.namespace_number() == number)
+            else {
+                continue;
+            };
+            namespace.count(Tally::of(entry).bytes);
+            inner.table.set_class(at, namespace.class());
+        }
+    }
+
+    fn add(&self, inner: &mut Inner, hash: u32, entry: Entry) {
+        // Asked under the lock: `set_share` walks the shards after it has set the class.
+        let class = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::class);
+        let (id, due) = (Id::new(hash, class), self.due_of(&entry));
+        self.count(inner, id, &entry, Tally::of(&entry));
+        inner.insert(id, entry, ticks::next(self.budget.is_strict()), due);
+    }
+
+    fn replace(&self, inner: &mut Inner, at: usize, entry: Entry) -> Option<Entry> {
+        let id = inner.table.slot(at)?.id();
+        let due = self.due_of(&entry);
+        self.count(inner, id, &entry, Tally::of(&entry));
+        let old = inner.replace(at, entry, ticks::next(self.budget.is_strict()), due)?;
+        self.count(inner, id, &old, Tally::of(&old).negated());
+        Some(old)
+    }
+
+    fn is_too_large(&self, entry: &Entry, number: u16) -> bool {
+        let weight = entry.weight() as u64;
+        let limit = self.budget.bytes_max();
+        let share = self.namespaces.get(number).map_or(limit, |namespace| namespace.bytes_max(limit));
+        weight > self.budget.weight_max().min(share)
+    }
+}
+
+/// One shard for each 4 MiB, so that what is done under one lock stays short however large the tier.
+fn shard_count(bytes: u64) -> usize {
+    let wanted = usize::try_from(bytes / SHARD_BYTES).unwrap_or(usize::MAX);
+    wanted.clamp(SHARDS_MIN, SHARDS_MAX).next_power_of_two()
+}
+
+const SHARD_BYTES: u64 = 4 << 20;
+const SHARDS_MIN: usize = 16;
+const SHARDS_MAX: usize = 1024;
+
+/// Coarse deadlines count in steps of 8 ms: 32 bits of them last 397 days, and what is further away is looked at then.
+const DUE_UNIT_MS: u64 = 8;
