@@ -13,6 +13,8 @@ mod key;
 pub mod server;
 pub mod source;
 
+#[cfg(feature = "content")]
+pub use content::keys;
 pub use datadir::DataDir;
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};

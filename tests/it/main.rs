@@ -1,1 +1,3 @@
-//! it
+//! Everything that is tried through the public surface, in one binary.
+
+mod content;
