@@ -30,7 +30,10 @@ pub fn pattern(bytes: &[u8]) {
 pub fn disk_record(bytes: &[u8]) {
     if let Ok(entry) = crate::disk::record::decode(bytes) {
         let again = crate::disk::record::encode(&entry);
-        assert!(again.is_some_and(|again| again == bytes), "a record that was read is the one that was written");
+        assert!(
+            again.is_some_and(|again| again == bytes),
+            "a record that was read is the one that was written"
+        );
     }
 }
 
@@ -47,7 +50,11 @@ pub fn settings(bytes: &[u8]) {
 pub fn import(bytes: &[u8]) {
     let mut archive = bytes;
     if store().import_archive(&mut archive, &mut |_| ()).is_ok() {
-        assert_eq!(store().counts().map(|counts| counts.surahs).ok(), Some(114), "an import keeps every surah");
+        assert_eq!(
+            store().counts().map(|counts| counts.surahs).ok(),
+            Some(114),
+            "an import keeps every surah"
+        );
     }
 }
 

@@ -47,8 +47,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod key;
-mod memory;
-mod pattern;
+pub mod memory;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;

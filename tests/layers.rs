@@ -4,7 +4,7 @@
 //! in the table, a module without a row, or a foreign crate outside its rows fails with file and line. The table itself
 //! must run downhill: no row may name a module of a later row.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test helper may fail loudly")]
+#![expect(clippy::unwrap_used, reason = "a test helper may fail loudly")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,9 +35,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         module: "engine",
-        may_import: &[
-            "clock", "datadir", "disk", "entry", "error", "key", "memory", "pattern", "source",
-        ],
+        may_import: &["clock", "datadir", "disk", "entry", "error", "key", "memory", "pattern", "source"],
         crates: &[],
     },
     Row {
@@ -62,9 +60,8 @@ const TABLE: &[Row] = &[
     Row {
         module: "lib",
         may_import: &[
-            "clock", "content", "datadir", "disk", "engine", "entry", "error", "fuzzing", "key", "memory", "pattern",
-            "server",
-            "source",
+            "clock", "content", "datadir", "disk", "engine", "entry", "error", "fuzzing", "key", "memory",
+            "pattern", "server", "source",
         ],
         crates: &[],
     },
@@ -105,7 +102,7 @@ fn the_check_sees_a_forbidden_import() {
     let memory = row("memory").unwrap();
     assert_eq!(forbidden(memory, "use crate::disk::Disk;"), ["crate::disk"]);
     assert_eq!(forbidden(memory, "let x: redb::Database;"), ["redb"]);
-    assert_eq!(forbidden(memory, "use crate::entry::Entry;"), [String::new(); 0]);
+    assert_eq!(forbidden(memory, "use crate::entry::Entry;"), Vec::<String>::new());
     assert_eq!(forbidden(memory, "use crate::{engine::Cache, entry::Entry};"), ["crate::{"]);
 }
 

@@ -55,7 +55,7 @@ use crate::key::{Key, KeyRef};
 
 /// When what is written is durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Durability {
+pub enum Durability {
     /// Entries after the flush interval, deletes and invalidations before they are acknowledged.
     #[default]
     Interval,
@@ -88,7 +88,9 @@ pub(crate) struct Truth {
 
 /// Whether the tier persists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum DiskState {
+#[non_exhaustive]
+pub enum DiskState {
+    /// It persists.
     Healthy,
     /// Memory only for now, because of this.
     Degraded(String),
@@ -96,25 +98,30 @@ pub(crate) enum DiskState {
 
 /// The tier in numbers.
 #[derive(Debug, Clone)]
-pub(crate) struct DiskStatus {
-    pub(crate) state: DiskState,
+#[non_exhaustive]
+pub struct DiskStatus {
+    /// Whether it persists.
+    pub state: DiskState,
     /// What the records take.
-    pub(crate) live_bytes: u64,
+    pub live_bytes: u64,
     /// What of the file is not live.
-    pub(crate) dead_bytes: u64,
-    pub(crate) file_bytes: u64,
-    pub(crate) entries: u64,
+    pub dead_bytes: u64,
+    /// What the file takes.
+    pub file_bytes: u64,
+    /// How many records it holds.
+    pub entries: u64,
     /// What waits to be written.
-    pub(crate) queued_bytes: u64,
-    pub(crate) queued: usize,
+    pub queued_bytes: u64,
+    /// How many of them wait to be written.
+    pub queued: usize,
     /// Puts that found no room in the queue.
-    pub(crate) dropped: u64,
+    pub dropped: u64,
     /// Puts that were dead on arrival.
-    pub(crate) refused: u64,
+    pub refused: u64,
     /// Records dropped to stay within the bound.
-    pub(crate) evicted: u64,
+    pub evicted: u64,
     /// Records whose checksum did not hold.
-    pub(crate) broken: u64,
+    pub broken: u64,
 }
 
 /// The disk tier of one cache. Its threads end with [`Disk::close`] or its drop.

@@ -7,11 +7,12 @@ use crate::datadir::DataDir;
 use crate::disk::{Disk, DiskOptions, Floor};
 use crate::error::Result;
 use crate::key::Namespace;
-use crate::memory::{Generations, Limits, Memory};
+use crate::memory::{Limits, Memory};
 
 pub use crate::disk::Durability;
 
 use super::Cache;
+use super::generations::Generations;
 use super::policy::{Policies, Policy};
 use super::state::{Assembly, State};
 
@@ -121,13 +122,15 @@ impl CacheBuilder {
             first_sequence = truth.first_sequence;
             disk = Some(opened);
         }
-        let memory = Memory::new(Limits { bytes: self.memory, entries: self.max_entries });
+        let memory =
+            Memory::new(Limits { bytes: self.memory, entries: self.max_entries }, self.clock.clone());
         Cache::assemble(State::new(Assembly {
             clock: self.clock,
             memory,
             disk,
             generations,
             policies: self.policies,
+            entries_max: self.max_entries,
             flushes_writes: self.durability == Durability::Always,
             loads_max: self.loads_max,
             first_sequence,

@@ -39,7 +39,7 @@ pub(super) fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
 /// Everything; how many entries stood in memory.
 pub(super) fn all(state: &State) -> Result<u64> {
     let sequence = state.next_sequence();
-    let stood = state.memory.usage().entries;
+    let stood = state.memory.usage().all.entries;
     state.generations.raise_all(sequence);
     state.flights.supersede_where(|_| true);
     raise(state, Floor::All, sequence)?;

@@ -5,6 +5,7 @@
 
 mod builder;
 mod flight;
+mod generations;
 mod invalidate;
 mod policy;
 mod read;
@@ -80,7 +81,8 @@ impl Cache {
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>> {
         self.refuse_if_closed()?;
         let found = read::get(self.state(), key);
-        let counter = if found.is_some() { &self.state().counters.hits } else { &self.state().counters.misses };
+        let counter =
+            if found.is_some() { &self.state().counters.hits } else { &self.state().counters.misses };
         stats::count(counter);
         Ok(found)
     }
@@ -125,7 +127,7 @@ impl Cache {
             let parts = Parts { head: &[], body: value, tags: &[], stored_at, expires_at, sequence };
             let entry = Entry::new(key, &parts);
             // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
-            let insertion = state.memory.insert(&entry, || {
+            let insertion = state.memory.insert(entry.clone(), || {
                 state.flights.supersede(key);
                 if let Some(disk) = &state.disk {
                     disk.put(&entry);
@@ -202,8 +204,8 @@ impl Cache {
         Stats {
             hits: counters.hits.load(Ordering::Relaxed),
             misses: counters.misses.load(Ordering::Relaxed),
-            entries: usage.entries,
-            memory_charged_bytes: usage.bytes,
+            entries: usage.all.entries,
+            memory_charged_bytes: usage.all.bytes,
         }
     }
 

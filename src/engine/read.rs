@@ -79,12 +79,7 @@ pub(super) async fn get_or_load(
 }
 
 /// Asks the disk tier and then the source, and lands the flight with what they say.
-async fn lead(
-    cache: &Cache,
-    key: KeyRef<'_>,
-    source: &dyn Source,
-    flight: Flight,
-) -> Result<Option<Answer>> {
+async fn lead(cache: &Cache, key: KeyRef<'_>, source: &dyn Source, flight: Flight) -> Result<Option<Answer>> {
     let state = cache.state();
     // Between this caller's look into memory and its flight another flight may have landed.
     let promoted = match state.live_in_memory(key) {
@@ -118,7 +113,7 @@ fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> 
     if !state.is_live(&entry) || flight.is_superseded() {
         return None;
     }
-    match state.memory.insert(&entry, || !flight.is_superseded()) {
+    match state.memory.insert(entry.clone(), || !flight.is_superseded()) {
         Insertion::Refused => None,
         // A write since then stands in memory, and is what this caller must see.
         Insertion::Outdated => state.live_in_memory(entry.key()),
@@ -137,7 +132,7 @@ async fn load(
     let sequence = state.next_sequence();
     let Some(loaded) = source.load(key).await? else { return Ok(None) };
     let entry = admitted(state, key, &loaded, sequence)?;
-    let insertion = state.memory.insert(&entry, || {
+    let insertion = state.memory.insert(entry.clone(), || {
         // Enqueued under the shard's lock: an invalidation that comes later finds it in the queue and kills it there.
         let is_current = !flight.is_superseded();
         if is_current && let Some(disk) = &state.disk {

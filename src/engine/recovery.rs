@@ -67,8 +67,10 @@ impl Recovery {
             // Before any call can delete: what the thread reads from its first moment on is guarded.
             state.recovering.begin();
             let own_state = state.clone();
-            let spawned = std::thread::Builder::new().name("hifz-recovery".into()).spawn(move || run(&own_state));
-            let failed = |error| Error::new(ErrorKind::Busy, "the recovery thread cannot be started").because(error);
+            let spawned =
+                std::thread::Builder::new().name("hifz-recovery".into()).spawn(move || run(&own_state));
+            let failed =
+                |error| Error::new(ErrorKind::Busy, "the recovery thread cannot be started").because(error);
             thread = Some(spawned.map_err(failed)?);
         }
         Ok(Self { state: state.clone(), thread: Mutex::new(thread) })
@@ -93,7 +95,7 @@ fn run(state: &State) {
             return ControlFlow::Break(());
         }
         if state.is_live(&entry) {
-            let insertion = state.memory.insert(&entry, || state.recovering.may_keep(&entry));
+            let insertion = state.memory.insert(entry.clone(), || state.recovering.may_keep(&entry));
             loaded += u64::from(insertion == Insertion::Inserted);
         }
         ControlFlow::Continue(())
@@ -104,8 +106,9 @@ fn run(state: &State) {
 
 /// Whether loading `entry` evicts nothing: what is older than everything in memory must not push out what is newer.
 fn has_room(state: &State, entry: &Entry) -> bool {
-    let (usage, limits) = (state.memory.usage(), state.memory.limits());
-    usage.bytes + entry.weight() as u64 <= limits.bytes && limits.entries.is_none_or(|most| usage.entries < most)
+    let usage = state.memory.usage();
+    let free = usage.limit_bytes.saturating_sub(usage.withheld_bytes + usage.all.bytes);
+    entry.weight() as u64 <= free && state.entries_max.is_none_or(|most| usage.all.entries < most)
 }
 
 /// Beyond this many deletions the rest of the loading is left to misses.

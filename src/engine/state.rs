@@ -11,9 +11,10 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::entry::Entry;
 use crate::key::KeyRef;
-use crate::memory::{Generations, Memory};
+use crate::memory::Memory;
 
 use super::flight::Flights;
+use super::generations::Generations;
 use super::policy::Policies;
 use super::recovery::Recovering;
 use super::stats::Counters;
@@ -30,6 +31,8 @@ pub(super) struct State {
     pub(super) recovering: Recovering,
     pub(super) policies: Policies,
     pub(super) counters: Counters,
+    /// The most entries in memory.
+    pub(super) entries_max: Option<u64>,
     /// Whether a write is acknowledged only once it is on disk: durability `always`.
     pub(super) flushes_writes: bool,
     /// Bounds how many loads ask a source at once.
@@ -46,6 +49,7 @@ pub(super) struct Assembly {
     pub(super) disk: Option<Disk>,
     pub(super) generations: Generations,
     pub(super) policies: Policies,
+    pub(super) entries_max: Option<u64>,
     pub(super) flushes_writes: bool,
     pub(super) loads_max: usize,
     pub(super) first_sequence: u64,
@@ -62,6 +66,7 @@ impl State {
             recovering: Recovering::default(),
             policies: parts.policies,
             counters: Counters::default(),
+            entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,
             loads: Semaphore::new(parts.loads_max),
             sequence: AtomicU64::new(parts.first_sequence.max(1)),

@@ -8,6 +8,9 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, ErrorKind, Result};
 
+use crate::entry::Entry;
+use crate::memory::{Cause, Cursor, Verdict};
+
 use super::state::State;
 
 /// The handle on the thread `hifz-sweeper`.
@@ -39,7 +42,9 @@ impl Sweeper {
         let thread = std::thread::Builder::new()
             .name("hifz-sweeper".into())
             .spawn(move || run(&state, &own_signal))
-            .map_err(|error| Error::new(ErrorKind::Busy, "the sweeper thread cannot be started").because(error))?;
+            .map_err(|error| {
+                Error::new(ErrorKind::Busy, "the sweeper thread cannot be started").because(error)
+            })?;
         Ok(Self { signal, thread: Mutex::new(Some(thread)) })
     }
 
@@ -91,14 +96,29 @@ fn run(state: &Weak<State>, signal: &Signal) {
     while signal.wait() {
         let Some(state) = state.upgrade() else { return };
         state.clock.observe_wall();
-        while state.memory.sweep(state.clock.now()).more {}
+        while state.memory.sweep(state.clock.now()).is_more_due {}
         let raised = state.generations.raised();
         if raised != floor_swept {
-            state.memory.remove_if(|entry| !state.generations.is_alive(entry));
+            remove_dead(&state);
             floor_swept = raised;
         }
     }
 }
+
+/// Gives back what is of a dead generation, in steps between which others go on.
+fn remove_dead(state: &State) {
+    let mut next = Some(Cursor::default());
+    while let Some(at) = next {
+        let judge = |entry: &Entry| {
+            let is_alive = state.generations.is_alive(entry);
+            if is_alive { Verdict::Keep } else { Verdict::Remove(Cause::Invalidated) }
+        };
+        next = state.memory.scan(at, SCAN_STEPS, judge).next;
+    }
+}
+
+/// How many entries one step looks at.
+const SCAN_STEPS: usize = 256;
 
 /// How often it looks for what is due.
 const TICK: Duration = Duration::from_millis(250);

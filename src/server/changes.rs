@@ -21,7 +21,11 @@ pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()>
     if !keys.is_empty() {
         cache.delete(&keys)?;
     }
-    tracing::info!(change = change.id, targets = change.targets.len(), "content changed, dependent entries invalidated");
+    tracing::info!(
+        change = change.id,
+        targets = change.targets.len(),
+        "content changed, dependent entries invalidated"
+    );
     store.change_done(change.id)
 }
 

@@ -35,7 +35,9 @@ impl Bound {
     /// Binds `address`.
     pub(super) async fn bind(address: &ListenAddress) -> Result<Self> {
         let failed = |error: io::Error| {
-            Error::new(ErrorKind::Settings, format!("cannot listen on {address}: {error}")).at("listen").because(error)
+            Error::new(ErrorKind::Settings, format!("cannot listen on {address}: {error}"))
+                .at("listen")
+                .because(error)
         };
         match address {
             ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await.map_err(failed)?)),
@@ -56,7 +58,9 @@ impl Bound {
     /// The address as a client writes it; with port 0 the one the system chose.
     pub(super) fn address(&self) -> String {
         match self {
-            Self::Tcp(listener) => listener.local_addr().map_or_else(|_| "unknown".into(), |it| it.to_string()),
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|_| "unknown".into(), |it| it.to_string())
+            }
             Self::Unix(_, path) => format!("unix:{}", path.display()),
         }
     }
@@ -84,7 +88,7 @@ impl Reception {
         loop {
             tokio::select! {
                 biased;
-                _ = stopping.wait_for(|stop| *stop) => break,
+                () = stop(&mut stopping) => break,
                 accepted = bound.accept() => match accepted {
                     Ok(Stream::Tcp(stream)) => self.welcome(stream, &routes, &graceful),
                     Ok(Stream::Unix(stream)) => self.welcome(stream, &routes, &graceful),
@@ -107,13 +111,15 @@ impl Reception {
             tokio::spawn(turn_away(stream));
             return;
         };
+        let header_bytes = usize::try_from(self.limits.header).unwrap_or(usize::MAX);
         let mut stream = TimeoutStream::new(stream);
         stream.set_read_timeout(Some(self.limits.idle_timeout));
         stream.set_write_timeout(Some(self.limits.write_timeout));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
-            .max_buf_size(usize::try_from(self.limits.header).unwrap_or(usize::MAX).max(HEADER_BYTES_MIN))
+            .max_header_size(header_bytes)
+            .max_buf_size(header_bytes.max(HEADER_BYTES_MIN))
             .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(routes.clone()));
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -128,6 +134,14 @@ impl Reception {
     async fn pause(&mut self, error: &io::Error) {
         tracing::warn!(%error, "cannot accept a connection, trying again shortly");
         tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// Resolves when it is time to stop.
+async fn stop(stopping: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left to say so, which says the same.
+    if stopping.wait_for(|stop| *stop).await.is_err() {
+        tracing::debug!("stopping because nobody is left to say when");
     }
 }
 

@@ -1,14 +1,14 @@
 //! The binary's inside: opens the parts, drains the outbox, listens, and closes in order.
 
 mod changes;
-pub(crate) mod config;
 mod cli;
 mod client;
+pub(crate) mod config;
 mod http;
 mod listen;
+mod log;
 
 use std::io::Write as _;
-use std::process::ExitCode;
 use std::sync::Arc;
 
 use rand::Rng as _;
@@ -23,23 +23,20 @@ use crate::engine::{Cache, Durability, Policy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
+pub use cli::main;
 use config::Settings;
 use http::{AdminToken, Site};
 use listen::{Bound, Reception};
 
-/// Runs the program: its arguments come from the process, its answer is the exit code.
-#[must_use]
-pub fn main() -> ExitCode {
-    cli::main()
-}
-
 /// Serves until a signal ends it.
-pub(super) fn serve(settings: &Settings) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("hifz-door")
-        .build()
-        .map_err(|error| Error::new(ErrorKind::Busy, "the runtime cannot be started").because(error))?;
+fn serve(settings: &Settings) -> Result<()> {
+    log::start(settings)?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("hifz-door")
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Busy, "the runtime cannot be started").because(error))?;
     let served = runtime.block_on(run(settings));
     runtime.shutdown_background();
     served
@@ -56,8 +53,12 @@ async fn run(settings: &Settings) -> Result<()> {
         tracing::info!(changes = drained, "finished what an earlier process had begun");
     }
     let limits = Arc::new(settings.limits.clone());
-    let site =
-        Site { cache: cache.clone(), store, admin_token: Arc::new(AdminToken::new(&token)), limits: limits.clone() };
+    let site = Site {
+        cache: cache.clone(),
+        store,
+        admin_token: Arc::new(AdminToken::new(&token)),
+        limits: limits.clone(),
+    };
 
     let (stop, stopping) = watch::channel(false);
     let reception = Reception::new(limits, stopping);
@@ -155,18 +156,20 @@ impl Doors {
 fn announce(settings: &Settings, doors: &Doors, site: &Site, token_from: &str) -> Result<()> {
     let counts = site.store.counts()?;
     let addresses = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Vec<_>>().join(", ");
-    let mut summary = format!("hifz {} listens on {}\n", env!("CARGO_PKG_VERSION"), addresses(&doors.public));
+    let mut lines =
+        vec![format!("hifz {} listens on {}", env!("CARGO_PKG_VERSION"), addresses(&doors.public))];
     if !doors.admin.is_empty() {
-        summary += &format!("  admin        {}\n", addresses(&doors.admin));
+        lines.push(format!("  admin        {}", addresses(&doors.admin)));
     }
-    summary += &format!("  data         {}\n", settings.data_dir.display());
     let (memory, disk) = (config::show_size(settings.memory), config::show_size(settings.disk));
-    summary += &format!("  limits       memory {memory}, disk {disk}\n");
-    summary += &format!(
-        "  content      {} surahs, {} ayahs, {} reciters, {} translations\n",
+    lines.push(format!("  data         {}", settings.data_dir.display()));
+    lines.push(format!("  limits       memory {memory}, disk {disk}"));
+    lines.push(format!(
+        "  content      {} surahs, {} ayahs, {} reciters, {} translations",
         counts.surahs, counts.ayahs, counts.reciters, counts.translations_available
-    );
-    summary += &format!("  admin token  {token_from}\n");
+    ));
+    lines.push(format!("  admin token  {token_from}\n"));
+    let summary = lines.join("\n");
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; that is no reason not to serve.
     out.write_all(summary.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();

@@ -89,7 +89,9 @@ fn fifty_callers_on_one_cold_key_cost_one_load() {
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let (cache, source) = (cache.clone(), source.clone());
-            callers.spawn(async move { cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().outcome });
+            callers.spawn(
+                async move { cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().outcome },
+            );
         }
         source.begun.notified().await;
         // Every other caller gets to its wait before the leader is let go.
@@ -194,7 +196,8 @@ fn memory_stays_within_its_limit_and_the_least_recently_used_goes_first() {
     }
     cache.get(key("n:1")).unwrap();
     cache.set(key("n:4"), b"value").unwrap();
-    let held: Vec<_> = ["n:1", "n:2", "n:3", "n:4"].iter().map(|name| cache.exists(key(name)).unwrap()).collect();
+    let held: Vec<_> =
+        ["n:1", "n:2", "n:3", "n:4"].iter().map(|name| cache.exists(key(name)).unwrap()).collect();
     assert_eq!(held, [true, false, true, true]);
     let body = vec![0; 10_000];
     for number in 0..1000 {

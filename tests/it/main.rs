@@ -4,6 +4,9 @@
 
 mod common;
 
+mod cli;
+mod config;
+mod content;
 mod library;
 mod readme;
 mod restart;

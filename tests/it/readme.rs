@@ -24,8 +24,11 @@ fn the_tour_of_the_readme_works_as_written() {
             }
             Some("cargo") if words.len() > 4 => {
                 assert_eq!(words[..4], ["cargo", "run", "--release", "--"]);
-                let done =
-                    Command::new(env!("CARGO_BIN_EXE_hifz")).args(&words[4..]).current_dir(&directory).output().unwrap();
+                let done = Command::new(env!("CARGO_BIN_EXE_hifz"))
+                    .args(&words[4..])
+                    .current_dir(&directory)
+                    .output()
+                    .unwrap();
                 assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
             }
             // The two commands themselves: this is the second, and the first is the server started above.
@@ -67,7 +70,8 @@ fn words(line: &str, directory: &Path) -> Vec<String> {
 
 /// What `curl` does with the options the README uses.
 fn curl(server: &Server, words: &[String], directory: &Path) -> Reply {
-    let (mut method, mut headers, mut body, mut output, mut url) = ("GET", Vec::new(), Vec::new(), None, None);
+    let (mut method, mut headers, mut body, mut output, mut url) =
+        ("GET", Vec::new(), Vec::new(), None, None);
     let mut rest = words[1..].iter();
     while let Some(word) = rest.next() {
         let mut value = || rest.next().unwrap().as_str();
@@ -76,7 +80,9 @@ fn curl(server: &Server, words: &[String], directory: &Path) -> Reply {
             "-X" => method = value(),
             "-H" => headers.push(value().split_once(": ").unwrap()),
             "-o" => output = Some(value()),
-            "--data-binary" => body = std::fs::read(directory.join(value().strip_prefix('@').unwrap())).unwrap(),
+            "--data-binary" => {
+                body = std::fs::read(directory.join(value().strip_prefix('@').unwrap())).unwrap()
+            }
             word => url = Some(word),
         }
     }

@@ -17,7 +17,10 @@ fn a_surah_is_a_miss_and_then_a_hit_with_all_its_ayahs() {
     assert_eq!(first.header("etag"), second.header("etag"));
     let surah = second.json();
     assert_eq!(surah["ayahs"].as_array().unwrap().len(), 286);
-    assert_eq!((&surah["number"], &surah["ayah_count"], &surah["revelation"]), (&json!(2), &json!(286), &json!("medinan")));
+    assert_eq!(
+        (&surah["number"], &surah["ayah_count"], &surah["revelation"]),
+        (&json!(2), &json!(286), &json!("medinan"))
+    );
     assert_eq!(second.header("content-type"), Some("application/json"));
     assert_eq!(second.header("cache-control"), Some("public, max-age=3600"));
     assert_eq!(second.header("access-control-allow-origin"), Some("*"));
@@ -91,7 +94,10 @@ fn what_does_not_exist_is_a_problem_with_a_code_and_makes_no_key() {
         let path = format!("/admin/v1/namespaces/{name}/invalidate");
         server.admin("POST", &path, b"").json()["invalidated"].clone()
     };
-    assert_eq!([namespace("quran"), namespace("reciter"), namespace("translation")], [json!(0), json!(0), json!(0)]);
+    assert_eq!(
+        [namespace("quran"), namespace("reciter"), namespace("translation")],
+        [json!(0), json!(0), json!(0)]
+    );
 }
 
 #[test]
@@ -132,7 +138,11 @@ fn admin_routes_let_only_the_token_in() {
     ] {
         for authorization in ["Bearer wrong", "", "Basic d3Jvbmc6"] {
             let reply = server.send(method, path, &[("Authorization", authorization)], b"");
-            assert_eq!((reply.status, &reply.json()["code"]), (401, &json!("UNAUTHORIZED")), "{method} {path}");
+            assert_eq!(
+                (reply.status, &reply.json()["code"]),
+                (401, &json!("UNAUTHORIZED")),
+                "{method} {path}"
+            );
         }
         assert_eq!(server.send(method, path, &[], b"").status, 401);
     }
@@ -220,7 +230,10 @@ fn errors_carry_the_clients_request_id() {
     let reply = server.send("GET", "/api/v1/surahs/115", &[("X-Request-Id", "mine-1")], b"");
     assert_eq!(reply.header("x-request-id"), Some("mine-1"));
     assert_eq!(reply.json()["request_id"], json!("mine-1"));
-    assert_eq!(server.send("DELETE", "/api/v1/surahs/1", &[], b"").json()["code"], json!("METHOD_NOT_ALLOWED"));
+    assert_eq!(
+        server.send("DELETE", "/api/v1/surahs/1", &[], b"").json()["code"],
+        json!("METHOD_NOT_ALLOWED")
+    );
 }
 
 #[test]

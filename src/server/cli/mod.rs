@@ -45,7 +45,7 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
     match matches.subcommand() {
         None | Some(("serve", _)) => {
             warn(&warnings);
-            super::serve(settings).map_err(Failure::from)
+            super::serve(&settings).map_err(Failure::from)
         }
         Some(("config", _)) => config_command(&settings, &warnings, is_json),
         Some(("import", matches)) => {

@@ -165,7 +165,11 @@ where
         Ok(result) => Ok(result?),
         Err(error) => {
             tracing::error!(%error, "an admin request panicked");
-            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the request failed inside the server"))
+            Err(Problem::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "INTERNAL",
+                "the request failed inside the server",
+            ))
         }
     }
 }
@@ -191,7 +195,8 @@ async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<
             Ok(Some(chunk)) => chunk,
             Ok(None) => return,
             Err(_) => {
-                let cut_short = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the upload was cut short");
+                let cut_short =
+                    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the upload was cut short");
                 return sender.send(Err(cut_short)).await.unwrap_or_default();
             }
         };
@@ -220,7 +225,11 @@ async fn skim(site: &Site, mut body: Body, mut skimmed: u64) {
 async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Problem> {
     loop {
         let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| {
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMED_OUT", "the body made no progress for too long")
+            Problem::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "BODY_TIMED_OUT",
+                "the body made no progress for too long",
+            )
         })?;
         let Some(frame) = frame else { return Ok(None) };
         let frame = frame.map_err(|_| {

@@ -6,11 +6,11 @@ use subtle::ConstantTimeEq;
 use super::problem::Problem;
 
 /// The admin token, compared in constant time and shown nowhere.
-pub(crate) struct AdminToken([u8; 32]);
+pub(in crate::server) struct AdminToken([u8; 32]);
 
 impl AdminToken {
     /// Keeps a digest of `token`: comparing digests leaks neither its length nor its bytes.
-    pub(crate) fn new(token: &str) -> Self {
+    pub(in crate::server) fn new(token: &str) -> Self {
         Self(digest(token))
     }
 

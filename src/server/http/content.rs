@@ -131,7 +131,10 @@ fn canonical_number(text: &str) -> Option<u16> {
 }
 
 fn no_surah(number: &str) -> Problem {
-    Problem::not_found("SURAH_NOT_FOUND", format!("there is no surah {number:?}; surahs are numbered 1 to 114"))
+    Problem::not_found(
+        "SURAH_NOT_FOUND",
+        format!("there is no surah {number:?}; surahs are numbered 1 to 114"),
+    )
 }
 
 fn no_translation(id: &str) -> Problem {
@@ -192,7 +195,8 @@ mod tests {
 
     #[test]
     fn one_ayah_is_cut_out_of_a_surah() {
-        let surah = r#"{"number":112,"ayahs":[{"number":1,"text":"a"},{"number":2,"text":"b","translation":"c"}]}"#;
+        let surah =
+            r#"{"number":112,"ayahs":[{"number":1,"text":"a"},{"number":2,"text":"b","translation":"c"}]}"#;
         let ayah = one_ayah(surah.as_bytes(), 112, 2).unwrap();
         let ayah: serde_json::Value = serde_json::from_slice(&ayah).unwrap();
         assert_eq!(ayah, serde_json::json!({"surah": 112, "number": 2, "text": "b", "translation": "c"}));

@@ -25,8 +25,8 @@ use crate::engine::Cache;
 use crate::server::config::Limits;
 
 pub(super) use auth::AdminToken;
-pub(super) use problem::RETRY_AFTER_SECS;
 use problem::Problem;
+pub(super) use problem::RETRY_AFTER_SECS;
 
 /// What the routes answer from; cheap to clone.
 #[derive(Debug, Clone)]
@@ -65,9 +65,7 @@ fn content_routes(_: &Site) -> Router<Site> {
 }
 
 fn operations() -> Router<Site> {
-    Router::new()
-        .route("/api/v1/health", get(health::health))
-        .route("/api/v1/health/", get(health::health))
+    Router::new().route("/api/v1/health", get(health::health)).route("/api/v1/health/", get(health::health))
 }
 
 fn admin_routes(site: &Site) -> Router<Site> {
@@ -142,7 +140,8 @@ async fn finish_answer(request: Request, next: Next) -> Response<Body> {
 fn is_foreign_error(response: &Response<Body>) -> bool {
     let status = response.status();
     let form = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    (status.is_client_error() || status.is_server_error()) && form.is_none_or(|form| form.starts_with(b"text/plain"))
+    (status.is_client_error() || status.is_server_error())
+        && form.is_none_or(|form| form.starts_with(b"text/plain"))
 }
 
 /// The client's own id where it is one, else a new one.

@@ -12,7 +12,10 @@ use crate::error::{Error, ErrorKind};
 
 /// An error answer: a status, a stable code and a sentence.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     status: StatusCode,
     code: &'static str,
     detail: String,
@@ -23,7 +26,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), place: None, extra: None }
+        Self(Box::new(Parts { status, code, detail: detail.into(), place: None, extra: None }))
     }
 
     pub(super) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
@@ -38,7 +41,7 @@ impl Problem {
 
     /// The same answer with one more header.
     pub(super) fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
-        self.extra = Some((name, value));
+        self.0.extra = Some((name, value));
         self
     }
 
@@ -46,20 +49,20 @@ impl Problem {
     pub(super) fn render(self, request_id: &str) -> Response<Body> {
         let document = Document {
             r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-            code: self.code,
-            place: self.place.as_deref(),
+            title: self.0.status.canonical_reason().unwrap_or("Error"),
+            status: self.0.status.as_u16(),
+            detail: &self.0.detail,
+            code: self.0.code,
+            place: self.0.place.as_deref(),
             request_id,
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();
         let mut response = Response::new(Body::from(body));
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some((name, value)) = self.extra {
+        if let Some((name, value)) = self.0.extra {
             headers.insert(name, value);
         }
         response
@@ -70,7 +73,7 @@ impl IntoResponse for Problem {
     /// Handed on as it is: the outermost layer, which knows the request's id, renders it.
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         response.extensions_mut().insert(self);
         response
     }
@@ -113,7 +116,7 @@ impl From<Error> for Problem {
             tracing::error!(code, error = %error.chain(), "a request failed");
         }
         let mut problem = Self::new(status, code, error.to_string());
-        problem.place = error.place().map(ToOwned::to_owned);
+        problem.0.place = error.place().map(ToOwned::to_owned);
         if status == S::SERVICE_UNAVAILABLE {
             return problem.with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
         }
@@ -122,4 +125,4 @@ impl From<Error> for Problem {
 }
 
 /// When a client that was turned away should try again.
-pub(super) const RETRY_AFTER_SECS: &str = "1";
+pub(in crate::server) const RETRY_AFTER_SECS: &str = "1";

@@ -53,14 +53,13 @@ impl Server {
 
     /// One request on a connection of its own.
     pub(crate) fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: hifz\r\nConnection: close\r\n");
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
+        let mut head =
+            vec![format!("{method} {path} HTTP/1.1"), "Host: hifz".into(), "Connection: close".into()];
+        head.extend(headers.iter().map(|(name, value)| format!("{name}: {value}")));
         if !body.is_empty() || method == "PUT" || method == "POST" {
-            head += &format!("Content-Length: {}\r\n", body.len());
+            head.push(format!("Content-Length: {}", body.len()));
         }
-        let mut request = (head + "\r\n").into_bytes();
+        let mut request = (head.join("\r\n") + "\r\n\r\n").into_bytes();
         request.extend_from_slice(body);
         Reply::parse(&self.raw(&request))
     }

@@ -1,0 +1,338 @@
+//! The file `content.redb`: documents as checked rows, small facts about the file, the outbox of changes.
+//!
+//! Layout: table `documents` (text key -> row), `meta` (text key -> row), `outbox` (number -> row). A row is the
+//! xxh3-128 of key and payload, 16 bytes little-endian, then the payload (which begins with the format byte of
+//! [`crate::codec`]). Promises: every commit is on disk before its call returns; a row whose digest does not hold is
+//! never handed out; a panic inside redb is an error here; a handle that met an I/O error is dropped and the file is
+//! opened again by the next call. It never makes a file where there was one, and never moves one away.
+//! Knows nothing of surahs.
+
+use std::fmt::{self, Display};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use redb::{
+    Builder, Database as Redb, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
+    StorageError, Table, TableDefinition,
+};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An open content file.
+pub(super) struct Database {
+    file: PathBuf,
+    /// The handle in use, `None` after it met an error that only opening the file again clears. Locked only to look
+    /// at or to replace it, never during a transaction.
+    handle: Mutex<Option<Arc<Redb>>>,
+}
+
+impl Database {
+    /// Opens `file`, which must exist.
+    pub(super) fn open(file: &Path) -> Result<Self> {
+        let handle = open_file(file)?;
+        Ok(Self { file: file.to_owned(), handle: Mutex::new(Some(Arc::new(handle))) })
+    }
+
+    /// Makes `file` with what `seed` writes: under another name first, so that `file` is there in full or not at all.
+    pub(super) fn create(file: &Path, seed: impl FnOnce(&mut WriteRows<'_>) -> Result<()>) -> Result<Self> {
+        let begun = file.with_file_name(BEGUN_FILE);
+        let fresh = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun);
+        fresh.map_err(|error| failed(&begun, "cannot be made", error))?;
+        let handle = fenced(|| builder().create(&begun).map_err(|error| opening(&begun, error)))?;
+        let database = Self { file: file.to_owned(), handle: Mutex::new(Some(Arc::new(handle))) };
+        database.write(seed)?;
+        std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed(folder, "cannot be synced", error))?;
+        Ok(database)
+    }
+
+    /// Runs `body` on one unchanging view of the file.
+    pub(super) fn read<T>(&self, body: impl FnOnce(&ReadRows) -> Result<T>) -> Result<T> {
+        self.attempt(|database| {
+            let transaction = database.begin_read().map_err(|error| stored(error.into()))?;
+            let rows = Rows {
+                documents: transaction.open_table(DOCUMENTS).map_err(|error| stored(error.into()))?,
+                meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
+                outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
+            };
+            body(&rows)
+        })
+    }
+
+    /// Runs `body` in one transaction: all of it is on disk when this returns `Ok`, none of it otherwise.
+    pub(super) fn write<T>(&self, body: impl FnOnce(&mut WriteRows<'_>) -> Result<T>) -> Result<T> {
+        self.attempt(|database| {
+            let mut transaction = database.begin_write().map_err(|error| stored(error.into()))?;
+            transaction.set_durability(Durability::Immediate).map_err(|error| stored(error.into()))?;
+            transaction.set_quick_repair(true);
+            let done = {
+                let mut rows = Rows {
+                    documents: transaction.open_table(DOCUMENTS).map_err(|error| stored(error.into()))?,
+                    meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
+                    outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
+                };
+                body(&mut rows)
+            };
+            match done {
+                Ok(done) => {
+                    transaction.commit().map_err(|error| stored(error.into()))?;
+                    Ok(done)
+                }
+                Err(error) => {
+                    transaction.abort().map_err(|error| stored(error.into()))?;
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    /// Runs `call` on the handle in use, opening the file again where there is none; lets go of a handle that failed.
+    fn attempt<T>(&self, call: impl FnOnce(&Redb) -> Result<T>) -> Result<T> {
+        let database = self.current()?;
+        let outcome = fenced(|| call(&database));
+        if outcome.as_ref().is_err_and(is_handle_lost) {
+            let mut handle = self.handle.lock();
+            if handle.as_ref().is_some_and(|current| Arc::ptr_eq(current, &database)) {
+                *handle = None;
+            }
+        }
+        outcome
+    }
+
+    fn current(&self) -> Result<Arc<Redb>> {
+        let mut handle = self.handle.lock();
+        if let Some(database) = &*handle {
+            return Ok(Arc::clone(database));
+        }
+        let opened = open_file(&self.file).map_err(|error| match error.kind() {
+            // Calls that began before the fault still hold the old handle.
+            ErrorKind::Locked => Error::new(ErrorKind::Busy, "the content store is being opened again"),
+            _ => error,
+        });
+        let database = Arc::new(opened?);
+        *handle = Some(Arc::clone(&database));
+        Ok(database)
+    }
+}
+
+/// The tables of one transaction.
+pub(super) struct Rows<D, O> {
+    documents: D,
+    meta: D,
+    outbox: O,
+}
+
+/// The tables as a reader sees them: one moment, whatever is written meanwhile.
+pub(super) type ReadRows =
+    Rows<ReadOnlyTable<&'static str, &'static [u8]>, ReadOnlyTable<u64, &'static [u8]>>;
+
+/// The tables inside of a writing transaction.
+pub(super) type WriteRows<'t> = Rows<Table<'t, &'static str, &'static [u8]>, Table<'t, u64, &'static [u8]>>;
+
+impl<D, O> Rows<D, O>
+where
+    D: ReadableTable<&'static str, &'static [u8]>,
+    O: ReadableTable<u64, &'static [u8]>,
+{
+    /// The document under `key`.
+    pub(super) fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        checked_get(&self.documents, key)
+    }
+
+    /// Whether there is a document under `key`, sound or not.
+    pub(super) fn has(&self, key: &str) -> Result<bool> {
+        Ok(self.documents.get(key).map_err(|error| stored(error.into()))?.is_some())
+    }
+
+    /// The keys that begin with `prefix`, in order.
+    pub(super) fn keys(&self, prefix: &str) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        for row in self.documents.range(prefix..).map_err(|error| stored(error.into()))? {
+            let (key, _) = row.map_err(|error| stored(error.into()))?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            keys.push(key.value().to_owned());
+        }
+        Ok(keys)
+    }
+
+    /// The fact about the file under `key`.
+    pub(super) fn meta(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        checked_get(&self.meta, key)
+    }
+
+    /// The lines of the outbox, oldest first; `None` for one whose digest does not hold.
+    pub(super) fn outbox(&self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
+        let mut lines = Vec::new();
+        for row in self.outbox.iter().map_err(|error| stored(error.into()))? {
+            let (id, line) = row.map_err(|error| stored(error.into()))?;
+            lines.push((id.value(), unsealed(&line_key(id.value()), line.value()).map(<[u8]>::to_vec)));
+        }
+        Ok(lines)
+    }
+}
+
+impl WriteRows<'_> {
+    /// Stores `payload` under `key`.
+    pub(super) fn put(&mut self, key: &str, payload: &[u8]) -> Result<()> {
+        let row = sealed(key, payload);
+        self.documents.insert(key, row.as_slice()).map_err(|error| stored(error.into()))?;
+        Ok(())
+    }
+
+    /// Removes what is under `key`, and says whether anything was.
+    pub(super) fn remove(&mut self, key: &str) -> Result<bool> {
+        Ok(self.documents.remove(key).map_err(|error| stored(error.into()))?.is_some())
+    }
+
+    /// Notes a fact about the file.
+    pub(super) fn put_meta(&mut self, key: &str, payload: &[u8]) -> Result<()> {
+        let row = sealed(key, payload);
+        self.meta.insert(key, row.as_slice()).map_err(|error| stored(error.into()))?;
+        Ok(())
+    }
+
+    /// Adds a line to the outbox.
+    pub(super) fn put_line(&mut self, id: u64, payload: &[u8]) -> Result<()> {
+        let row = sealed(&line_key(id), payload);
+        self.outbox.insert(id, row.as_slice()).map_err(|error| stored(error.into()))?;
+        Ok(())
+    }
+
+    /// Takes a line out of the outbox.
+    pub(super) fn remove_line(&mut self, id: u64) -> Result<()> {
+        self.outbox.remove(id).map_err(|error| stored(error.into()))?;
+        Ok(())
+    }
+}
+
+fn checked_get(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    key: &str,
+) -> Result<Option<Vec<u8>>> {
+    let Some(row) = table.get(key).map_err(|error| stored(error.into()))? else { return Ok(None) };
+    let Some(payload) = unsealed(key, row.value()) else {
+        let message = "the stored document does not match its digest and is not served";
+        return Err(Error::new(ErrorKind::ContentDamaged, message).at(key));
+    };
+    Ok(Some(payload.to_vec()))
+}
+
+/// The digest of key and payload, then the payload: so a row that landed under another key does not hold either.
+fn sealed(key: &str, payload: &[u8]) -> Vec<u8> {
+    let mut row = digest(key, payload).to_le_bytes().to_vec();
+    row.extend_from_slice(payload);
+    row
+}
+
+fn unsealed<'r>(key: &str, row: &'r [u8]) -> Option<&'r [u8]> {
+    let (found, payload) = row.split_first_chunk::<16>()?;
+    (u128::from_le_bytes(*found) == digest(key, payload)).then_some(payload)
+}
+
+fn digest(key: &str, payload: &[u8]) -> u128 {
+    xxh3_128(&[key.as_bytes(), &[0], payload].concat())
+}
+
+fn line_key(id: u64) -> String {
+    format!("outbox/{id}")
+}
+
+fn open_file(file: &Path) -> Result<Redb> {
+    let found = std::fs::metadata(file).map_err(|error| failed(file, "cannot be opened", error))?;
+    if found.permissions().mode() & 0o077 != 0 {
+        let private = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
+        private.map_err(|error| failed(file, "cannot be made private", error))?;
+    }
+    fenced(|| builder().open(file).map_err(|error| opening(file, error))).map_err(|error| {
+        match error.kind() {
+            // A panic while opening is damage of the file and nothing else.
+            ErrorKind::ContentDamaged => not_trusted(file, &error),
+            _ => error,
+        }
+    })
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn opening(file: &Path, error: DatabaseError) -> Error {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            Error::new(ErrorKind::Locked, "is in use by another process, or still closing in this one")
+                .at(file.to_string_lossy())
+        }
+        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != io::ErrorKind::InvalidData => {
+            failed(file, "cannot be opened", error)
+        }
+        other => not_trusted(file, &other),
+    }
+}
+
+/// The refusal of a file that is there but cannot be relied on, with the ways out.
+pub(super) fn not_trusted(file: &Path, why: impl Display) -> Error {
+    let message = format!(
+        "the content store cannot be trusted ({why}) and was left untouched; to recover, move it away and start again \
+         with the built-in content, then import the last export, or put a backup of the file in its place"
+    );
+    Error::new(ErrorKind::DiskNotTrusted, message).at(file.to_string_lossy())
+}
+
+fn failed(file: &Path, what: &str, error: io::Error) -> Error {
+    Error::new(ErrorKind::DiskFailed, format!("{what}: {error}")).at(file.to_string_lossy()).because(error)
+}
+
+fn stored(error: redb::Error) -> Error {
+    use redb::Error as E;
+    match error {
+        E::Corrupted(_) | E::TableTypeMismatch { .. } | E::TableDoesNotExist(_) => {
+            Error::new(ErrorKind::ContentDamaged, "the content store is damaged").because(error)
+        }
+        _ => Error::new(ErrorKind::DiskFailed, "the content store failed").because(error),
+    }
+}
+
+fn fenced<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::ContentDamaged, "the content store is damaged").because(BrokenOff))
+    })
+}
+
+/// redb met bytes it did not expect and panicked.
+#[derive(Debug)]
+struct BrokenOff;
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("reading or writing it broke off")
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+/// Whether the handle itself failed; a single document that does not match its digest leaves it sound.
+fn is_handle_lost(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|cause| cause.is::<redb::Error>() || cause.is::<BrokenOff>())
+}
+
+const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+
+/// What a content file is called until it is complete.
+const BEGUN_FILE: &str = "hifz-content.new";
+
+/// redb's page cache is resident memory; the cache tiers stand in front of this file anyway.
+const CACHE_BYTES: usize = 2 << 20;
