@@ -38,13 +38,7 @@ pub fn disk_record(bytes: &[u8]) {
 }
 
 pub fn settings(bytes: &[u8]) {
-    let Ok(text) = std::str::from_utf8(bytes) else { return };
-    crate::server::config::parse_size(text).map_or((), drop);
-    crate::server::config::parse_duration(text).map_or((), drop);
-    for line in text.lines() {
-        crate::server::config::parse_size(line).map_or((), drop);
-        crate::server::config::parse_duration(line).map_or((), drop);
-    }
+    crate::server::config::drive(bytes);
 }
 
 pub fn import(bytes: &[u8]) {

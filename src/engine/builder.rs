@@ -26,6 +26,7 @@ pub struct CacheBuilder {
     durability: Durability,
     flush_interval: Duration,
     loads_max: usize,
+    value_bytes_max: u64,
     policies: Policies,
     directory: Option<DataDir>,
     clock: Clock,
@@ -40,6 +41,7 @@ impl CacheBuilder {
             durability: Durability::Interval,
             flush_interval: Duration::from_secs(1),
             loads_max: 64,
+            value_bytes_max: 32 << 20,
             policies: Policies::default(),
             directory: None,
             clock: Clock::system(),
@@ -89,6 +91,12 @@ impl CacheBuilder {
         self
     }
 
+    /// The largest value that is kept, in bytes. Default: 32 MiB.
+    pub fn value_max(mut self, bytes: u64) -> Self {
+        self.value_bytes_max = bytes;
+        self
+    }
+
     /// The lifetimes in `namespace`. Default: fresh for one hour.
     pub fn policy(mut self, namespace: &Namespace, policy: Policy) -> Self {
         self.policies.set(namespace.as_str(), policy);
@@ -124,12 +132,16 @@ impl CacheBuilder {
         }
         let memory =
             Memory::new(Limits { bytes: self.memory, entries: self.max_entries }, self.clock.clone());
+        for (namespace, share) in self.policies.shares() {
+            memory.set_share(namespace, share)?;
+        }
         Cache::assemble(State::new(Assembly {
             clock: self.clock,
             memory,
             disk,
             generations,
             policies: self.policies,
+            value_bytes_max: self.value_bytes_max,
             entries_max: self.max_entries,
             flushes_writes: self.durability == Durability::Always,
             loads_max: self.loads_max,

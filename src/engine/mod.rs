@@ -111,8 +111,8 @@ impl Cache {
     /// [`ErrorKind::ValueTooLarge`] when it is larger than the whole cache, [`ErrorKind::DiskFailed`] when durability
     /// `always` was asked for and the disk failed, [`ErrorKind::Closed`] after [`Cache::close`].
     pub fn set(&self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
-        let expires_at = self.policy(key.namespace()).expiry(self.state().clock.now());
-        self.set_until(key, value, expires_at)
+        let policy = self.policy(key.namespace());
+        self.put(key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))
     }
 
     /// Puts `value` under `key` until `expires_at`.
@@ -120,10 +120,18 @@ impl Cache {
     /// # Errors
     /// As [`Cache::set`].
     pub fn set_until(&self, key: KeyRef<'_>, value: &[u8], expires_at: Timestamp) -> Result<()> {
+        self.put(key, value, |_, _| expires_at)
+    }
+
+    fn put(&self, key: KeyRef<'_>, value: &[u8], expiry: impl Fn(Timestamp, u64) -> Timestamp) -> Result<()> {
         self.refuse_if_closed()?;
         let state = self.state();
+        if value.len() as u64 > state.value_bytes_max {
+            return Err(too_large(value, state.value_bytes_max));
+        }
         let insertion = loop {
             let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
+            let expires_at = expiry(stored_at, sequence);
             let parts = Parts { head: &[], body: value, tags: &[], stored_at, expires_at, sequence };
             let entry = Entry::new(key, &parts);
             // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
@@ -142,10 +150,7 @@ impl Cache {
         match insertion {
             Insertion::Bypassed => {
                 self.delete(&[key.to_key()])?;
-                Err(Error::new(
-                    ErrorKind::ValueTooLarge,
-                    format!("the value has {} bytes, which is more than the cache may hold", value.len()),
-                ))
+                Err(too_large(value, state.memory.usage().limit_bytes))
             }
             _ if state.flushes_writes => self.flush(),
             _ => Ok(()),
@@ -253,6 +258,11 @@ impl Cache {
         let (state, key) = (self.0.state.clone(), key.to_key());
         blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
     }
+}
+
+fn too_large(value: &[u8], bytes_max: u64) -> Error {
+    let message = format!("the value has {} bytes, the most that fits is {bytes_max}", value.len());
+    Error::new(ErrorKind::ValueTooLarge, message)
 }
 
 impl Shared {

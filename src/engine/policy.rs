@@ -13,24 +13,52 @@ pub struct Policy {
     pub ttl: Option<Duration>,
     /// How long a client may keep the answer without asking again.
     pub client_max_age: Option<Duration>,
+    /// The share of `ttl`, 0 to 1, by which lifetimes are shortened at random, so that what was stored together does
+    /// not fall due together.
+    pub jitter: f64,
+    /// The share of the memory limit, above 0 to 1, that the namespace may fill.
+    pub max_share: f64,
 }
 
 impl Policy {
     /// Entries that are fresh for `ttl`, for clients as well.
     #[must_use]
     pub const fn with_ttl(ttl: Duration) -> Self {
-        Self { ttl: Some(ttl), client_max_age: Some(ttl) }
+        Self { ttl: Some(ttl), client_max_age: Some(ttl), jitter: 0.0, max_share: 1.0 }
     }
 
-    /// When an entry stored at `stored_at` stops being fresh.
-    pub(super) fn expiry(&self, stored_at: Timestamp) -> Timestamp {
-        self.ttl.map_or(Timestamp::NEVER, |ttl| stored_at.after(ttl))
+    /// When an entry stored at `stored_at` stops being fresh; its `sequence` is what its jitter is drawn from.
+    pub(super) fn expiry(&self, stored_at: Timestamp, sequence: u64) -> Timestamp {
+        let Some(ttl) = self.ttl else { return Timestamp::NEVER };
+        if self.jitter <= 0.0 {
+            return stored_at.after(ttl);
+        }
+        let drawn =
+            u32::try_from(xxhash_rust::xxh3::xxh3_64(&sequence.to_le_bytes()) >> 32).unwrap_or(u32::MAX);
+        let shortened_by = self.jitter.min(1.0) * f64::from(drawn) / f64::from(u32::MAX);
+        stored_at.after(ttl.mul_f64(1.0 - shortened_by))
     }
 
     /// The same, but a client asks again after `max_age`.
     #[must_use]
     pub const fn client_max_age(mut self, max_age: Duration) -> Self {
         self.client_max_age = Some(max_age);
+        self
+    }
+}
+
+impl Policy {
+    /// The same, but lifetimes are shortened at random by up to this share of `ttl`.
+    #[must_use]
+    pub const fn jitter(mut self, share: f64) -> Self {
+        self.jitter = share;
+        self
+    }
+
+    /// The same, but the namespace may fill only this share of the memory limit.
+    #[must_use]
+    pub const fn max_share(mut self, share: f64) -> Self {
+        self.max_share = share;
         self
     }
 }
@@ -54,7 +82,36 @@ impl Policies {
         self.by_namespace.insert(namespace.into(), policy);
     }
 
+    /// The shares of the memory limit that differ from all of it.
+    pub(super) fn shares(&self) -> impl Iterator<Item = (&str, f64)> {
+        let own = self.by_namespace.iter().map(|(namespace, policy)| (&**namespace, policy.max_share));
+        own.filter(|(_, share)| *share < 1.0)
+    }
+
     pub(super) fn of(&self, namespace: &str) -> Policy {
         self.by_namespace.get(namespace).copied().unwrap_or(self.default)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_shortens_lifetimes_within_its_share_and_spreads_them() {
+        let policy = Policy::with_ttl(Duration::from_secs(100)).jitter(0.5);
+        let stored_at = Timestamp::from_millis(1000);
+        let lifetimes: Vec<_> = (0..1000)
+            .map(|sequence| policy.expiry(stored_at, sequence).since(stored_at).as_millis())
+            .collect();
+        assert!(lifetimes.iter().all(|lifetime| (50_000..=100_000).contains(lifetime)));
+        let (least, most) = (lifetimes.iter().min().unwrap(), lifetimes.iter().max().unwrap());
+        assert!(most - least > 45_000, "{least} to {most}");
+    }
+
+    #[test]
+    fn without_jitter_a_lifetime_is_exactly_the_ttl() {
+        let stored_at = Timestamp::from_millis(1000);
+        assert_eq!(Policy::default().expiry(stored_at, 7), Timestamp::from_millis(3_601_000));
     }
 }

@@ -131,10 +131,11 @@ async fn load(
     let _permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the cache has been closed"))?;
     let sequence = state.next_sequence();
     let Some(loaded) = source.load(key).await? else { return Ok(None) };
+    let is_too_large = loaded.body.len() as u64 > state.value_bytes_max;
     let entry = admitted(state, key, &loaded, sequence)?;
     let insertion = state.memory.insert(entry.clone(), || {
         // Enqueued under the shard's lock: an invalidation that comes later finds it in the queue and kills it there.
-        let is_current = !flight.is_superseded();
+        let is_current = !is_too_large && !flight.is_superseded();
         if is_current && let Some(disk) = &state.disk {
             disk.put(&entry);
         }
@@ -160,7 +161,7 @@ fn admitted(state: &State, key: KeyRef<'_>, loaded: &Loaded, sequence: u64) -> R
         body: &loaded.body,
         tags: &loaded.tags,
         stored_at,
-        expires_at: state.policies.of(key.namespace()).expiry(stored_at),
+        expires_at: state.policies.of(key.namespace()).expiry(stored_at, sequence),
         sequence,
     };
     Ok(Entry::new(key, &parts))

@@ -31,6 +31,8 @@ pub(super) struct State {
     pub(super) recovering: Recovering,
     pub(super) policies: Policies,
     pub(super) counters: Counters,
+    /// The largest value that is kept.
+    pub(super) value_bytes_max: u64,
     /// The most entries in memory.
     pub(super) entries_max: Option<u64>,
     /// Whether a write is acknowledged only once it is on disk: durability `always`.
@@ -49,6 +51,7 @@ pub(super) struct Assembly {
     pub(super) disk: Option<Disk>,
     pub(super) generations: Generations,
     pub(super) policies: Policies,
+    pub(super) value_bytes_max: u64,
     pub(super) entries_max: Option<u64>,
     pub(super) flushes_writes: bool,
     pub(super) loads_max: usize,
@@ -66,6 +69,7 @@ impl State {
             recovering: Recovering::default(),
             policies: parts.policies,
             counters: Counters::default(),
+            value_bytes_max: parts.value_bytes_max,
             entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,
             loads: Semaphore::new(parts.loads_max),

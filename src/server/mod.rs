@@ -85,10 +85,12 @@ fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<
         .durability(durability(settings.durability))
         .flush_interval(settings.flush_interval)
         .loads_max(usize::try_from(settings.limits.source_loads).unwrap_or(usize::MAX))
+        .value_max(settings.limits.value)
         .data_dir(directory.clone())
         .clock(clock);
     for (namespace, own) in &settings.namespaces {
         let policy = Policy::with_ttl(own.ttl).client_max_age(own.client_max_age.unwrap_or(own.ttl));
+        let policy = policy.jitter(own.jitter).max_share(own.max_share);
         builder = builder.policy(&Namespace::parse(namespace.as_str())?, policy);
     }
     builder.open()

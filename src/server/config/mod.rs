@@ -206,5 +206,14 @@ fn effective_of(values: &Values) -> Vec<Effective> {
     effective
 }
 
+/// Hands any bytes to every parser and to the layer of the file; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn drive(bytes: &[u8]) {
+    parse::drive(bytes);
+    for line in bytes.split(|byte| *byte == b'\n') {
+        parse::drive(line);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -217,8 +217,8 @@ pub(crate) fn parse_cron(text: &str) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-/// Hands any bytes to every parser: the body of the fuzz target `config`. Host names resolve to nothing.
-#[cfg(test)]
+/// Hands any bytes to every parser: the body of the fuzz target `settings`. Host names resolve to nothing.
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn drive(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     drop(parse_size(&text));

@@ -160,7 +160,7 @@ section! {
 section! {
     /// What one client, request or connection may take.
     Limits, "limits.", "Limits" {
-        key: u64 = "1024", Kind::Size(1, 1024), Now; "Longest key"
+        key: u64 = "1024", Kind::Size(1, 1024), Later; "Longest key"
         value: u64 = "32MiB", Kind::Size(1, 1 << 32), Now; "Largest value"
         body: u64 = "64MiB", Kind::Size(1, 1 << 40), Now; "Largest request body"
         header: u64 = "32KiB", Kind::Size(8192, 1 << 20), Now; "Largest request head"
@@ -192,9 +192,9 @@ section! {
         ttl: Duration = "1h", Kind::Span(1), Now, reload; "Lifetime"
         stale_while_revalidate: Duration = "0s", Kind::Span(0), Later, reload; "Served stale this long while reloading"
         stale_if_error: Duration = "0s", Kind::Span(0), Later, reload; "Served stale this long when the source fails"
-        negative_ttl: Duration = "30s", Kind::Span(0), Now, reload; "How long absence is remembered"
+        negative_ttl: Duration = "30s", Kind::Span(0), Later, reload; "How long absence is remembered"
         jitter: f64 = "0", Kind::Share, Now, reload; "Share of ttl by which lifetimes differ"
-        idle_ttl: Option<Duration> = "none", Kind::Span(1), Now, reload; "Dropped when not read for so long"
+        idle_ttl: Option<Duration> = "none", Kind::Span(1), Later, reload; "Dropped when not read for so long"
         max_share: f64 = "1", Kind::ShareAboveZero, Now, reload; "Most of the memory limit it may take"
         client_max_age: Option<Duration> = "none", Kind::Span(0), Now, reload; "max-age sent to clients; none: as ttl"
     }
