@@ -229,6 +229,18 @@ impl WriteRows<'_> {
         self.touch_if(found, List::Translations, now)
     }
 
+    /// Removes the document of row `key`, whatever it is.
+    pub(super) fn remove_row(&mut self, key: &str, now: Timestamp) -> Result<()> {
+        let list = match key.split_once('/').map_or(key, |(kind, _)| kind) {
+            "surah" => List::Surahs,
+            "reciter" => List::Reciters,
+            _ => List::Translations,
+        };
+        let found = self.remove(key)?;
+        self.touch_if(found, list, now)?;
+        Ok(())
+    }
+
     fn put_record<R: Encode + RecordDecode + PartialEq>(
         &mut self,
         key: &str,
@@ -288,7 +300,8 @@ fn ids<T>(keys: &[String], prefix: &str, parse: impl Fn(&str) -> Result<T>) -> R
     keys.iter().map(id).collect()
 }
 
-fn surah_row(number: SurahNumber) -> String {
+/// The row of a surah.
+pub(super) fn surah_row(number: SurahNumber) -> String {
     format!("surah/{:03}", number.get())
 }
 

@@ -17,6 +17,9 @@ pub(super) const EDITION_UTHMANI: &str = "uthmani";
 /// Tanzil's copyright notice, as it stands at the end of the text file of quranize 1.0.1 (src/quran-simple-min.txt).
 pub(super) const TANZIL_NOTICE: &str = include_str!("data/tanzil-notice.txt");
 
+/// The name of the package that can be imported.
+pub(super) const QURAN_JSON: &str = "quran-json";
+
 /// What is said of the text that `quran-json` brings, after its README and LICENSE.txt.
 pub(super) const QURAN_JSON_NOTICE: &str = "The Uthmani Quran text is from The Noble Qur'an Encyclopedia \
      (https://quranenc.com/en/home), taken from quran-json by Risan Bagja Pradana \

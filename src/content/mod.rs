@@ -5,9 +5,12 @@
 //! document is an error and never served; a file that cannot be trusted stops the start and is left untouched.
 //! It speaks no HTTP and knows no cache: it only says which keys a change made stale.
 
+mod archive;
 mod database;
 mod documents;
+mod export;
 mod facts;
+mod import;
 pub mod keys;
 mod model;
 mod outbox;
@@ -16,6 +19,7 @@ mod render;
 mod seed;
 
 use std::fmt;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,8 +30,12 @@ use crate::source::{Loading, Source as LoadSource};
 
 use database::{Database, ReadRows, WriteRows, not_trusted};
 use documents::Put;
+use import::Import;
 use keys::{Content, ReciterId, SurahNumber, TranslationId};
 
+pub use archive::Progress;
+pub use export::ExportReport;
+pub use import::{ImportReport, Imported};
 pub use model::{
     AYAHS_MAX, Ayah, DOCUMENT_BYTES_MAX, Direction, NAME_BYTES_MAX, RECITERS_MAX, Reciter, ReciterList,
     Revelation, Source, SurahDocument, SurahList, SurahSummary, TEXT_BYTES_MAX, TRANSLATIONS_MAX,
@@ -229,7 +237,7 @@ impl Store {
         self.database.write(|rows| {
             let put = rows.put_reciter(reciter, self.clock.now())?;
             if put == Put::Made {
-                within("reciters", rows.reciter_ids()?.len(), RECITERS_MAX)?;
+                parse::within("reciters", rows.reciter_ids()?.len(), RECITERS_MAX)?;
             }
             written(rows, put, vec![Content::Reciters, Content::Reciter(id)])
         })
@@ -259,7 +267,7 @@ impl Store {
         self.database.write(|rows| {
             let put = rows.put_translation(facts, self.clock.now())?;
             if put == Put::Made {
-                within("translations", rows.translation_ids()?.len(), TRANSLATIONS_MAX)?;
+                parse::within("translations", rows.translation_ids()?.len(), TRANSLATIONS_MAX)?;
             }
             let mut shows = outbox::shows_translation(&id);
             if put == Put::Made {
@@ -298,6 +306,47 @@ impl Store {
     /// [`ErrorKind::DiskFailed`].
     pub fn change_done(&self, id: u64) -> Result<()> {
         self.database.write(|rows| rows.remove_line(id))
+    }
+
+    /// Imports the gzip tarball `archive`: of the npm package `quran-json`, or an export of hifz, which replaces all
+    /// content. All of it in one transaction; importing the same again changes nothing. Other changes wait meanwhile.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DocumentInvalid`] or [`ErrorKind::DocumentTooLarge`] with the file and the place in it;
+    /// [`ErrorKind::DiskFailed`]. Nothing is changed then.
+    pub fn import_archive(
+        &self,
+        archive: &mut dyn Read,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<ImportReport> {
+        let now = self.clock.now();
+        self.database.write(|rows| {
+            let mut import = Import::new(rows, now);
+            archive::walk_archive(archive, progress, &mut |mut file| import.file(&mut file))?;
+            import.finish()
+        })
+    }
+
+    /// Imports the unpacked folder of what [`Store::import_archive`] takes.
+    ///
+    /// # Errors
+    /// As [`Store::import_archive`].
+    pub fn import_dir(&self, dir: &Path, progress: &mut dyn FnMut(&Progress)) -> Result<ImportReport> {
+        let now = self.clock.now();
+        self.database.write(|rows| {
+            let mut import = Import::new(rows, now);
+            archive::walk_folder(dir, import::MANIFEST, progress, &mut |mut file| import.file(&mut file))?;
+            import.finish()
+        })
+    }
+
+    /// Writes all content to `out` as a gzip tarball that [`Store::import_archive`] reads back, while the store goes on
+    /// being used: one unchanging view of it, and the same bytes for the same content.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ContentDamaged`] when any document is; [`ErrorKind::DiskFailed`], also when `out` fails.
+    pub fn export(&self, out: &mut dyn Write) -> Result<ExportReport> {
+        self.database.read(|rows| export::write(rows, out))
     }
 
     /// How much content there is.
@@ -379,56 +428,4 @@ fn absent(what: &str, which: impl fmt::Display) -> Error {
 
 fn id_refused(error: &Error) -> Error {
     parse::refused("id", error.message())
-}
-
-fn within(what: &str, count: usize, most: usize) -> Result<()> {
-    if count <= most {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::DocumentInvalid, format!("there are {most} {what} already, which is the most")))
-}
-// STUB
-/// .
-#[derive(Debug)]
-pub struct Progress {
-    /// .
-    pub file: String,
-    /// .
-    pub bytes: u64,
-    /// .
-    pub files: u64,
-}
-/// .
-#[derive(Debug, serde::Serialize)]
-pub struct ImportReport {}
-/// .
-#[derive(Debug, serde::Serialize)]
-pub struct ExportReport {}
-impl fmt::Display for ImportReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "x")
-    }
-}
-impl fmt::Display for ExportReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "x")
-    }
-}
-impl Store {
-    /// .
-    pub fn import_archive(
-        &self,
-        _: &mut dyn std::io::Read,
-        _: &mut dyn FnMut(&Progress),
-    ) -> Result<ImportReport> {
-        Ok(ImportReport {})
-    }
-    /// .
-    pub fn import_dir(&self, _: &Path, _: &mut dyn FnMut(&Progress)) -> Result<ImportReport> {
-        Ok(ImportReport {})
-    }
-    /// .
-    pub fn export(&self, _: &mut dyn std::io::Write) -> Result<ExportReport> {
-        Ok(ExportReport {})
-    }
 }

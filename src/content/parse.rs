@@ -114,6 +114,17 @@ pub(super) fn refused(place: impl AsRef<str>, why: &str) -> Error {
     Error::new(ErrorKind::DocumentInvalid, why.to_owned()).at(place)
 }
 
+/// Refuses a `count` of what is kept above `most`.
+pub(super) fn within(what: &str, count: usize, most: usize) -> Result<()> {
+    if count <= most {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::DocumentInvalid,
+        format!("there are {most} {what} already, the most that is kept"),
+    ))
+}
+
 fn short(field: &'static str, value: Option<String>) -> Result<String> {
     let value = text(|| field.to_owned(), value)?;
     if value.len() > NAME_BYTES_MAX {

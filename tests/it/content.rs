@@ -1,6 +1,8 @@
 //! The content store through its public surface: first start, changes with their outbox, restarts, damage.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what failed by panicking")]
 
+mod import;
+
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
