@@ -304,10 +304,10 @@ const BUFFER_BYTES: usize = 64 << 10;
 const ROOTS: [&str; 2] = ["package/", "hifz-export/"];
 
 /// The most files of an archive or a folder; quran-json 3.1.2 has 7 516.
-const FILES_MAX: usize = 50_000;
+const FILES_MAX: usize = 20_000;
 
 /// The most bytes an archive may inflate to; quran-json 3.1.2 has 88 MB.
-const INFLATED_BYTES_MAX: u64 = 512 << 20;
+const INFLATED_BYTES_MAX: u64 = 256 << 20;
 
 /// The largest single file, in bytes; the largest of quran-json 3.1.2 has 3.7 MB.
 const FILE_BYTES_MAX: u64 = DOCUMENT_BYTES_MAX as u64;
