@@ -5,6 +5,7 @@
 //! nothing is left out, a damaged document is an error. Does not know where the bytes go.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 
 use flate2::{Compression, GzBuilder};
@@ -19,13 +20,19 @@ use super::import::{EXPORT_FORMAT, EXPORT_VERSION, MANIFEST, NOTICE, file_digest
 use super::keys::{ReciterId, SurahNumber, TranslationId};
 
 /// What an export wrote.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ExportReport {
     /// How many documents.
     pub documents: usize,
     /// How many bytes before compression.
     pub bytes: u64,
+}
+
+impl fmt::Display for ExportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} documents, {} bytes before compression", self.documents, self.bytes)
+    }
 }
 
 /// Writes everything in `rows` to `out`.

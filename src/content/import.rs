@@ -5,8 +5,9 @@
 //! file tells: an export begins with its manifest. Does not know where the files come from.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::clock::Timestamp;
@@ -22,7 +23,8 @@ use super::outbox::{self, Change};
 use super::parse::{self, Bounded};
 
 /// What an import was of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Imported {
     /// The npm package `quran-json`.
@@ -32,7 +34,7 @@ pub enum Imported {
 }
 
 /// What an import did.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct ImportReport {
     /// What it was of.
@@ -52,7 +54,29 @@ pub struct ImportReport {
     /// Books in languages this version does not know, which were left out.
     pub skipped: Vec<String>,
     /// What it made stale; `None` when everything was there already.
+    #[serde(skip)]
     pub change: Option<Change>,
+}
+
+impl fmt::Display for ImportReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.of {
+            Imported::QuranJson => "quran-json",
+            Imported::Export => "export",
+        };
+        write!(
+            f,
+            "{what} {}: {} surahs, {} translated surahs and {} others changed, {} deleted",
+            self.version, self.surahs_changed, self.texts_changed, self.others_changed, self.deleted
+        )?;
+        if !self.translations.is_empty() {
+            write!(f, "; translations: {}", self.translations.join(", "))?;
+        }
+        if !self.skipped.is_empty() {
+            write!(f, "; left out, not known to this version: {}", self.skipped.join(", "))?;
+        }
+        Ok(())
+    }
 }
 
 /// An import under way.

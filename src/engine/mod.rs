@@ -129,6 +129,7 @@ impl Cache {
         if value.len() as u64 > state.value_bytes_max {
             return Err(too_large(value, state.value_bytes_max));
         }
+        let turn = state.turn(key);
         let insertion = loop {
             let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
             let expires_at = expiry(stored_at, sequence);
@@ -147,6 +148,7 @@ impl Cache {
                 break insertion;
             }
         };
+        drop(turn);
         match insertion {
             Insertion::Bypassed => {
                 self.delete(&[key.to_key()])?;

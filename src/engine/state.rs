@@ -1,10 +1,11 @@
 //! The parts a cache is made of; every other engine file takes `&State`.
 //!
-//! Lock order: a memory shard, then the flight table or what recovery remembers, then the queue of the disk tier. No
+//! Lock order: the turn of a key, then a memory shard, then the flight table or what recovery remembers, then the queue of the disk tier. No
 //! two of the same kind are held at once, and nothing is awaited or logged under any of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -42,6 +43,9 @@ pub(super) struct State {
     /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
     sequence: AtomicU64,
     closed: AtomicBool,
+    /// Held by whoever writes a key from taking its number to its place in the tiers, so that of two writes that
+    /// overlap the one with the higher number is the later one everywhere. By the key's hash; guards no data.
+    turns: [Mutex<()>; TURNS],
 }
 
 /// What a [`State`] is put together from.
@@ -75,12 +79,19 @@ impl State {
             loads: Semaphore::new(parts.loads_max),
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
             closed: AtomicBool::new(false),
+            turns: [const { Mutex::new(()) }; TURNS],
         }
     }
 
     /// A number higher than every one handed out before.
     pub(super) fn next_sequence(&self) -> u64 {
         self.sequence.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Waits for the turn to write `key`.
+    pub(super) fn turn(&self, key: KeyRef<'_>) -> MutexGuard<'_, ()> {
+        let hash = xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes());
+        self.turns[usize::from(hash.to_le_bytes()[0]) % TURNS].lock()
     }
 
     /// What memory holds under `key`, if it may be served now.
@@ -102,3 +113,6 @@ impl State {
         self.closed.load(Ordering::Acquire)
     }
 }
+
+/// So many writes of different keys go on beside each other.
+const TURNS: usize = 64;

@@ -12,6 +12,7 @@
     reason = "small numbers and short loops of a test"
 )]
 
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -381,14 +382,19 @@ fn per_key_no_reader_goes_back_in_time() {
     let (sequence, is_over) = (AtomicU64::new(1), AtomicBool::new(false));
     let floors: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
     let acknowledged: Vec<AtomicU64> = (0..64).map(|_| AtomicU64::new(0)).collect();
+    // Who writes a key takes its number and puts it in one go, as the engine does: between two writes that overlap,
+    // one of which is evicted, the tier alone cannot know which was later.
+    let turns: Vec<Mutex<()>> = (0..64).map(|_| Mutex::new(())).collect();
     std::thread::scope(|scope| {
         let writers: Vec<_> = (0..2)
             .map(|seed| {
                 let (tier, sequence, floors, acknowledged) = (&tier, &sequence, &floors, &acknowledged);
+                let turns = &turns;
                 scope.spawn(move || {
                     let mut numbers = Numbers(seed + 1);
                     for _ in 0..40_000 {
                         let at = numbers.below(64) as usize;
+                        let turn = turns[at].lock();
                         let mine = sequence.fetch_add(1, Ordering::SeqCst);
                         // A load that began before a newer write was acknowledged is not admitted.
                         let admit = || floors[at].load(Ordering::SeqCst) <= mine;
@@ -396,8 +402,10 @@ fn per_key_no_reader_goes_back_in_time() {
                             Insertion::Outdated | Insertion::Refused => {}
                             _ => drop(acknowledged[at].fetch_max(mine, Ordering::SeqCst)),
                         }
+                        drop(turn);
                         if numbers.below(10) == 0 {
                             let at = numbers.below(64) as usize;
+                            let _turn = turns[at].lock();
                             let delete = sequence.fetch_add(1, Ordering::SeqCst);
                             floors[at].fetch_max(delete, Ordering::SeqCst);
                             tier.0.remove_if(key(&format!("k{at}")), Cause::Deleted, |old| {

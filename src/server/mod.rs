@@ -56,6 +56,7 @@ async fn run(settings: &Settings) -> Result<()> {
     let site = Site {
         cache: cache.clone(),
         store,
+        directory: directory.clone(),
         admin_token: Arc::new(AdminToken::new(&token)),
         limits: limits.clone(),
     };

@@ -81,7 +81,7 @@ fn curl(server: &Server, words: &[String], directory: &Path) -> Reply {
             "-H" => headers.push(value().split_once(": ").unwrap()),
             "-o" => output = Some(value()),
             "--data-binary" => {
-                body = std::fs::read(directory.join(value().strip_prefix('@').unwrap())).unwrap()
+                body = std::fs::read(directory.join(value().strip_prefix('@').unwrap())).unwrap();
             }
             word => url = Some(word),
         }

@@ -166,7 +166,7 @@ async fn upload(client: &Client, path: &Path, is_silent: bool) -> Result<Value> 
 fn import_directly(store: &Store, path: &Path, is_silent: bool) -> Result<Value> {
     let mut meter = Meter::new(&format!("import {}", path.display()), None, is_silent);
     let mut progress =
-        |progress: &crate::content::Progress| meter.at(progress.bytes, Some(progress.file.as_str()));
+        |progress: &crate::content::Progress| meter.at(progress.bytes_read, Some(progress.file.as_str()));
     let report = if path.is_dir() {
         store.import_dir(path, &mut progress)?
     } else {

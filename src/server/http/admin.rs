@@ -3,7 +3,9 @@
 //! A change is acknowledged once it is written and what depends on it is invalidated, both durably. The work runs on
 //! a thread that may block, to its end, also when the client goes away: half of it would be worse than either.
 
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Seek as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 use axum::Json;
@@ -17,6 +19,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
+use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
 use crate::key::Namespace;
 use crate::server::changes;
@@ -122,7 +125,9 @@ async fn delete(site: Site, subject: Subject) -> Reply {
 pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
     let (sender, receiver) = mpsc::channel(IMPORT_CHUNKS_MAX);
     let importing = run(&site, move |site| {
-        let mut archive = ChannelReader { receiver, chunk: Bytes::new() };
+        // First to a file: a slow client must not hold the content store's one transaction open.
+        let mut upload = ChannelReader { receiver, chunk: Bytes::new() };
+        let mut archive = spooled(&site.directory, &mut upload)?;
         let report = site.store.import_archive(&mut archive, &mut |_| ())?;
         changes::drain(&site.cache, &site.store)?;
         Ok(report)
@@ -202,7 +207,7 @@ async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<
         };
         fed += chunk.len() as u64;
         if fed > site.limits.body {
-            let error = std::io::Error::new(std::io::ErrorKind::FileTooLarge, too_large(site));
+            let error = std::io::Error::other(too_large(site));
             return sender.send(Err(error)).await.unwrap_or_default();
         }
         if sender.send(Ok(chunk)).await.is_err() {
@@ -244,6 +249,24 @@ async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>
 fn too_large(site: &Site) -> Error {
     let message = format!("the body is larger than limits.body, {} bytes", site.limits.body);
     Error::new(ErrorKind::DocumentTooLarge, message)
+}
+
+/// The upload as a file that has no name any more: gone with the process, however it ends.
+fn spooled(directory: &DataDir, upload: &mut ChannelReader) -> crate::Result<BufReader<File>> {
+    let path = directory.path().join(format!("hifz-upload-{:016x}", rand::random::<u64>()));
+    let failed = |error: std::io::Error| match error.downcast::<Error>() {
+        Ok(refused) => refused,
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::DocumentInvalid, "the upload was cut short")
+        }
+        Err(error) => Error::new(ErrorKind::DiskFailed, "the upload cannot be kept").because(error),
+    };
+    let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+    let mut file = options.map_err(failed)?;
+    std::fs::remove_file(&path).map_err(failed)?;
+    std::io::copy(upload, &mut file).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    Ok(BufReader::new(file))
 }
 
 /// A body that arrives on a channel, read where blocking is allowed.

@@ -21,6 +21,7 @@ use axum::response::IntoResponse;
 use axum::routing::{get, post, put};
 
 use crate::content::Store;
+use crate::datadir::DataDir;
 use crate::engine::Cache;
 use crate::server::config::Limits;
 
@@ -33,6 +34,7 @@ pub(super) use problem::RETRY_AFTER_SECS;
 pub(super) struct Site {
     pub(super) cache: Cache,
     pub(super) store: Store,
+    pub(super) directory: DataDir,
     pub(super) admin_token: Arc<AdminToken>,
     pub(super) limits: Arc<Limits>,
 }
