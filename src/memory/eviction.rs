@@ -7,10 +7,11 @@
 //!
 //! A namespace with a share of its own has one more queue over all shards.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::events::Cause;
-use super::shard::{Inner, Tally};
+use super::shard::{Inner, Shard, Tally};
 use super::state::State;
 use super::table::{Id, Slot};
 use super::ticks;
@@ -18,14 +19,12 @@ use crate::entry::Entry;
 
 #[derive(Debug)]
 pub(super) struct Evictor {
-    /// Oldest last.
+    /// Per shard its victims, oldest last.
     queues: Vec<Vec<Victim>>,
-    /// Per shard a tick: nothing there is older.
-    bounds: Vec<u64>,
+    /// Per shard, oldest first, a tick and the shard: nothing there is older. One for each shard, always.
+    bounds: BinaryHeap<Reverse<(u64, usize)>>,
     /// The victims of a class, oldest last.
     of_class: HashMap<u8, Vec<(Victim, usize)>>,
-    /// What was just taken out, to be dropped after the lock; kept for its room.
-    gone: Vec<Entry>,
 }
 
 /// What was among the oldest when the evictor looked.
@@ -46,23 +45,9 @@ impl Evictor {
     pub(super) fn new(shards: usize) -> Self {
         Self {
             queues: vec![Vec::new(); shards],
-            bounds: vec![0; shards],
+            bounds: (0..shards).map(|shard| Reverse((0, shard))).collect(),
             of_class: HashMap::new(),
-            gone: Vec::with_capacity(BATCH_MAX),
         }
-    }
-
-    /// The shard with the oldest bound, and the next oldest bound.
-    fn oldest(&self) -> (usize, u64) {
-        let (mut oldest, mut first, mut second) = (0, u64::MAX, u64::MAX);
-        for (shard, bound) in self.bounds.iter().enumerate() {
-            if *bound < first {
-                (oldest, second, first) = (shard, first, *bound);
-            } else if *bound < second {
-                second = *bound;
-            }
-        }
-        (oldest, second)
     }
 }
 
@@ -83,6 +68,7 @@ impl State {
 
     /// Evicts until nothing is over; leaves it to another who is at it already, unless very much is.
     pub(super) fn evict(&self) {
+        let mut gone = Vec::with_capacity(BATCH_MAX);
         while let Some(over) = self.budget.over() {
             let evictor = if self.budget.is_far_over(over) {
                 Some(self.evictor.lock())
@@ -92,45 +78,40 @@ impl State {
             let Some(mut evictor) = evictor else { return };
             // Looked at again: whoever held the lock may have made the room.
             let Some(over) = self.budget.over() else { return };
-            let is_done = !self.evict_some(&mut evictor, over);
-            let gone = std::mem::take(&mut evictor.gone);
-            if is_done {
+            let is_left = self.evict_some(&mut evictor, over, &mut gone);
+            drop(evictor);
+            self.let_go(&mut gone);
+            if !is_left {
                 return;
             }
-            drop(evictor);
-            self.let_go(gone);
         }
     }
 
-    /// One bounded step; says whether there is anything left to evict.
-    fn evict_some(&self, evictor: &mut Evictor, over: Tally) -> bool {
-        let mut empty = 0;
-        loop {
-            let (at, next_bound) = evictor.oldest();
-            if evictor.queues.get(at).is_some_and(|queue| !queue.is_empty()) {
-                self.evict_from_shard(evictor, at, self.plan(over, next_bound));
+    /// One bounded step; says whether there was anything left to evict.
+    fn evict_some(&self, evictor: &mut Evictor, over: Tally, gone: &mut Vec<Entry>) -> bool {
+        let Evictor { queues, bounds, .. } = evictor;
+        for _ in 0..=self.shards.len() {
+            let next_bound = second(bounds);
+            let Some(mut first) = bounds.peek_mut() else { return false };
+            let Reverse((bound, at)) = &mut *first;
+            let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else { return false };
+            if !queue.is_empty() {
+                *bound = self.evict_from_shard(shard, queue, self.plan(over, next_bound), gone).max(*bound);
                 return true;
             }
-            if !self.refill(evictor, at) {
-                empty += 1;
-                if empty > self.shards.len() {
-                    return false;
-                }
-            }
+            // Before the walk: what comes into an empty shard after it is not older than this.
+            let now = ticks::now();
+            collect_oldest(&shard.0.read(), queue);
+            *bound = queue.last().map_or(now, |victim| victim.tick);
         }
+        false
     }
 
-    /// Takes the oldest few of one shard.
-    fn evict_from_shard(&self, evictor: &mut Evictor, at: usize, plan: Plan) {
-        let Evictor { queues, bounds, gone, .. } = evictor;
-        let (Some(queue), Some(bound), Some(shard)) =
-            (queues.get_mut(at), bounds.get_mut(at), self.shards.get(at))
-        else {
-            return;
-        };
+    /// Takes the oldest few of one shard; returns the new bound.
+    fn evict_from_shard(&self, shard: &Shard, queue: &mut Vec<Victim>, plan: Plan, gone: &mut Vec<Entry>) -> u64 {
+        let mut last = 0;
         let mut inner = shard.0.write();
         let mut left = plan.entries.min(inner.table.len() / 64 + 1);
-        let mut last = *bound;
         while left > 0
             && let Some(victim) = queue.pop_if(|victim| victim.tick <= plan.tick_max)
         {
@@ -150,7 +131,7 @@ impl State {
         }
         inner.table.shrink();
         self.budget.settle(std::mem::take(&mut inner.unsettled));
-        *bound = queue.last().map_or(last, |victim| victim.tick);
+        queue.last().map_or(last, |victim| victim.tick)
     }
 
     /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
@@ -163,23 +144,7 @@ impl State {
         let mean = (sums.bytes / sums.entries.max(1)).max(1);
         let wanted = usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX);
         let slack = ticks::now().saturating_sub(next_bound) / 128;
-        Plan { entries: wanted.clamp(1, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
-    }
-
-    /// Looks for the oldest of one shard; says whether there are any.
-    fn refill(&self, evictor: &mut Evictor, at: usize) -> bool {
-        let (Some(queue), Some(bound), Some(shard)) =
-            (evictor.queues.get_mut(at), evictor.bounds.get_mut(at), self.shards.get(at))
-        else {
-            return false;
-        };
-        // Before the lock: what comes after it is not older than this.
-        let now = ticks::now();
-        let inner = shard.0.read();
-        collect_oldest(&inner, queue);
-        drop(inner);
-        *bound = queue.last().map_or(now, |victim| victim.tick);
-        !queue.is_empty()
+        Plan { entries: wanted.clamp(BATCH_MIN, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
     }
 
     /// Makes a namespace keep to its share: the least recently used of its own entries go.
@@ -196,7 +161,7 @@ impl State {
             evictor.of_class.insert(class, queue);
             let entry = self.evict_one(victim, at);
             drop(evictor);
-            self.let_go(entry.into_iter().collect());
+            self.let_go(&mut entry.into_iter().collect());
         }
     }
 
@@ -233,21 +198,27 @@ impl State {
     }
 
     /// Tells of what was evicted, and drops it, under no lock.
-    fn let_go(&self, gone: Vec<Entry>) {
+    fn let_go(&self, gone: &mut Vec<Entry>) {
         if self.events.is_heard() {
-            for entry in &gone {
+            for entry in gone.iter() {
                 self.events.record(entry, Cause::Evicted);
             }
         }
-        drop(gone);
+        gone.clear();
     }
+}
+
+/// The second smallest bound: one of the two children of the first.
+fn second(bounds: &BinaryHeap<Reverse<(u64, usize)>>) -> u64 {
+    let children = bounds.as_slice().iter().skip(1).take(2);
+    children.map(|Reverse((bound, _))| *bound).min().unwrap_or(u64::MAX)
 }
 
 /// Fills `queue`, oldest last, with the oldest of a shard, and with all that are as old as any in it.
 fn collect_oldest(inner: &Inner, queue: &mut Vec<Victim>) {
     queue.clear();
     let len = inner.table.len();
-    let wanted = (len / 16).clamp(QUEUE_MIN, QUEUE_MAX);
+    let wanted = (len / 8).clamp(QUEUE_MIN, QUEUE_MAX);
     let threshold = if len > wanted * 2 { threshold(inner, wanted) } else { u32::MAX };
     queue.extend(filled(inner).filter(|slot| slot.stamp() <= threshold).map(|slot| victim(inner, slot)));
     if queue.len() > wanted * 2 {
@@ -280,6 +251,9 @@ fn victim(inner: &Inner, slot: &Slot) -> Victim {
 
 /// The most entries evicted under one lock.
 const BATCH_MAX: usize = 32;
+
+/// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
+const BATCH_MIN: usize = 16;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 1024;
