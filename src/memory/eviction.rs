@@ -19,12 +19,40 @@ use crate::entry::Entry;
 
 #[derive(Debug)]
 pub(super) struct Evictor {
-    /// Per shard its victims, oldest last.
-    queues: Vec<Vec<Victim>>,
+    /// Per shard its victims.
+    queues: Vec<Queue>,
     /// Per shard, oldest first, a tick and the shard: nothing there is older. One for each shard, always.
     bounds: BinaryHeap<Reverse<(u64, usize)>>,
     /// The victims of a class, oldest last.
     of_class: HashMap<u8, Vec<(Victim, usize)>>,
+}
+
+/// The oldest of one shard when the evictor looked, oldest last: a stamp in the high half, an id in the low one, eight
+/// bytes for each of a fifth of all entries.
+#[derive(Debug, Clone, Default)]
+struct Queue {
+    /// The tick of stamp 0 at that time.
+    base: u64,
+    victims: Vec<u64>,
+}
+
+impl Queue {
+    /// The tick of the oldest.
+    fn oldest(&self) -> Option<u64> {
+        self.victims.last().map(|victim| self.base + (victim >> 32))
+    }
+
+    /// Takes the oldest, if it is not younger than that.
+    fn pop(&mut self, tick_max: u64) -> Option<Victim> {
+        let base = self.base;
+        let packed = self.victims.pop_if(|victim| base + (*victim >> 32) <= tick_max)?;
+        Some(Victim { tick: base + (packed >> 32), id: Id::from_bits(packed & u64::from(u32::MAX)) })
+    }
+
+    /// The ids of the oldest few.
+    fn next(&self, most: usize) -> impl Iterator<Item = Id> {
+        self.victims.iter().rev().take(most).map(|packed| Id::from_bits(packed & u64::from(u32::MAX)))
+    }
 }
 
 /// What was among the oldest when the evictor looked.
@@ -44,7 +72,7 @@ struct Plan {
 impl Evictor {
     pub(super) fn new(shards: usize) -> Self {
         Self {
-            queues: vec![Vec::new(); shards],
+            queues: vec![Queue::default(); shards],
             bounds: (0..shards).map(|shard| Reverse((0, shard))).collect(),
             of_class: HashMap::new(),
         }
@@ -95,25 +123,26 @@ impl State {
             let Some(mut first) = bounds.peek_mut() else { return false };
             let Reverse((bound, at)) = &mut *first;
             let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else { return false };
-            if !queue.is_empty() {
+            if !queue.victims.is_empty() {
                 *bound = self.evict_from_shard(shard, queue, self.plan(over, next_bound), gone).max(*bound);
                 return true;
             }
             // Before the walk: what comes into an empty shard after it is not older than this.
             let now = ticks::now();
             collect_oldest(&shard.0.read(), queue);
-            *bound = queue.last().map_or(now, |victim| victim.tick);
+            *bound = queue.oldest().unwrap_or(now);
         }
         false
     }
 
     /// Takes the oldest few of one shard; returns the new bound.
-    fn evict_from_shard(&self, shard: &Shard, queue: &mut Vec<Victim>, plan: Plan, gone: &mut Vec<Entry>) -> u64 {
+    fn evict_from_shard(&self, shard: &Shard, queue: &mut Queue, plan: Plan, gone: &mut Vec<Entry>) -> u64 {
         let mut last = 0;
         let mut inner = shard.0.write();
         let mut left = plan.entries.min(inner.table.len() / 64 + 1);
+        inner.table.warm(queue.next(left));
         while left > 0
-            && let Some(victim) = queue.pop_if(|victim| victim.tick <= plan.tick_max)
+            && let Some(victim) = queue.pop(plan.tick_max)
         {
             last = victim.tick;
             let stamp = inner.stamp_near(victim.tick);
@@ -125,13 +154,14 @@ impl State {
                 left -= 1;
             }
         }
-        // The entries are first read here, one after the other without a dependence, so their cache misses overlap.
+        // The entries are first read here, in a loop without dependences, so that their cache misses overlap.
+        std::hint::black_box(gone.iter().map(Entry::sequence).fold(0, u64::wrapping_add));
         for entry in gone.iter() {
             inner.count(entry.namespace_number(), Tally::of(entry).negated());
         }
         inner.table.shrink();
         self.budget.settle(std::mem::take(&mut inner.unsettled));
-        queue.last().map_or(last, |victim| victim.tick)
+        queue.oldest().unwrap_or(last)
     }
 
     /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
@@ -215,12 +245,15 @@ fn second(bounds: &BinaryHeap<Reverse<(u64, usize)>>) -> u64 {
 }
 
 /// Fills `queue`, oldest last, with the oldest of a shard, and with all that are as old as any in it.
-fn collect_oldest(inner: &Inner, queue: &mut Vec<Victim>) {
+fn collect_oldest(inner: &Inner, queue: &mut Queue) {
+    queue.base = inner.tick_of(0);
+    let queue = &mut queue.victims;
     queue.clear();
     let len = inner.table.len();
-    let wanted = (len / 8).clamp(QUEUE_MIN, QUEUE_MAX);
-    let threshold = if len > wanted * 2 { threshold(inner, wanted) } else { u32::MAX };
-    queue.extend(filled(inner).filter(|slot| slot.stamp() <= threshold).map(|slot| victim(inner, slot)));
+    let wanted = (len / QUEUE_PART).clamp(QUEUE_MIN, QUEUE_MAX);
+    let threshold = if len > wanted * 2 { u64::from(threshold(inner, wanted)) } else { u64::MAX };
+    let packed = |slot: &Slot| u64::from(slot.stamp()) << 32 | u64::from(slot.id().bits());
+    queue.extend(filled(inner).map(packed).filter(|victim| victim >> 32 <= threshold));
     if queue.len() > wanted * 2 {
         // The sample misled; the newest of these would only wait in vain.
         queue.select_nth_unstable(wanted);
@@ -253,8 +286,12 @@ fn victim(inner: &Inner, slot: &Slot) -> Victim {
 const BATCH_MAX: usize = 32;
 
 /// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
-const BATCH_MIN: usize = 16;
+const BATCH_MIN: usize = 8;
 
 const QUEUE_MIN: usize = 8;
-const QUEUE_MAX: usize = 1024;
+const QUEUE_MAX: usize = 4096;
+
+/// A queue holds one of so many: a walk reads so many slots for each eviction it serves.
+const QUEUE_PART: usize = 5;
+
 const SAMPLES: usize = 512;
