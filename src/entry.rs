@@ -16,7 +16,7 @@ use self::block::{Block, Meta};
 use crate::clock::{Clock, Timestamp};
 use crate::codec;
 use crate::error::Result;
-use crate::key::KeyRef;
+use crate::key::{DEFAULT_NAMESPACE, KeyRef};
 
 /// What an entry is made from.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +66,13 @@ impl Entry {
     /// The key as bytes; what a lookup compares.
     pub(crate) fn key_bytes(&self) -> &[u8] {
         self.0.bytes().split_at(self.key_len()).0
+    }
+
+    /// The namespace of the key as bytes.
+    pub(crate) fn namespace_bytes(&self) -> &[u8] {
+        let key = self.key_bytes();
+        let end = key.iter().position(|byte| *byte == b':');
+        end.map_or(DEFAULT_NAMESPACE.as_bytes(), |end| key.split_at(end).0)
     }
 
     /// What the door left beside the body.

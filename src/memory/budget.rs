@@ -127,8 +127,8 @@ impl Budget {
         }
         let entries_max = signed(self.entries_max.load(Ordering::Relaxed));
         Tally {
-            entries: (entries_max / (self.shards * 64)).min(64),
-            bytes: (signed(self.bytes_max()) / (self.shards * 128)).min(QUANTUM_BYTES_MAX),
+            entries: (entries_max / (self.shards * 512)).min(64),
+            bytes: (signed(self.bytes_max()) / (self.shards * 512)).min(QUANTUM_BYTES_MAX),
         }
     }
 }

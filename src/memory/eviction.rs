@@ -7,10 +7,11 @@
 //!
 //! A namespace with a share of its own has one more queue over all shards.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 
 use super::events::Cause;
-use super::shard::{Inner, Tally};
+use super::shard::{Inner, Shard, Tally};
 use super::state::State;
 use super::table::{Id, Slot};
 use super::ticks;
@@ -18,14 +19,40 @@ use crate::entry::Entry;
 
 #[derive(Debug)]
 pub(super) struct Evictor {
-    /// Oldest last.
-    queues: Vec<Vec<Victim>>,
-    /// Per shard a tick: nothing there is older.
-    bounds: Vec<u64>,
+    /// Per shard its victims.
+    queues: Vec<Queue>,
+    /// Per shard, oldest first, a tick and the shard: nothing there is older. One for each shard, always.
+    bounds: BinaryHeap<Reverse<(u64, usize)>>,
     /// The victims of a class, oldest last.
     of_class: HashMap<u8, Vec<(Victim, usize)>>,
-    /// What was just taken out, to be dropped after the lock; kept for its room.
-    gone: Vec<Entry>,
+}
+
+/// The oldest of one shard when the evictor looked, oldest last: a stamp in the high half, an id in the low one, eight
+/// bytes for each of a fifth of all entries.
+#[derive(Debug, Clone, Default)]
+struct Queue {
+    /// The tick of stamp 0 at that time.
+    base: u64,
+    victims: Vec<u64>,
+}
+
+impl Queue {
+    /// The tick of the oldest.
+    fn oldest(&self) -> Option<u64> {
+        self.victims.last().map(|victim| self.base + (victim >> 32))
+    }
+
+    /// Takes the oldest, if it is not younger than that.
+    fn pop(&mut self, tick_max: u64) -> Option<Victim> {
+        let base = self.base;
+        let packed = self.victims.pop_if(|victim| base + (*victim >> 32) <= tick_max)?;
+        Some(Victim { tick: base + (packed >> 32), id: Id::from_bits(packed & u64::from(u32::MAX)) })
+    }
+
+    /// The ids of the oldest few.
+    fn next(&self, most: usize) -> impl Iterator<Item = Id> {
+        self.victims.iter().rev().take(most).map(|packed| Id::from_bits(packed & u64::from(u32::MAX)))
+    }
 }
 
 /// What was among the oldest when the evictor looked.
@@ -45,24 +72,10 @@ struct Plan {
 impl Evictor {
     pub(super) fn new(shards: usize) -> Self {
         Self {
-            queues: vec![Vec::new(); shards],
-            bounds: vec![0; shards],
+            queues: vec![Queue::default(); shards],
+            bounds: (0..shards).map(|shard| Reverse((0, shard))).collect(),
             of_class: HashMap::new(),
-            gone: Vec::with_capacity(BATCH_MAX),
         }
-    }
-
-    /// The shard with the oldest bound, and the next oldest bound.
-    fn oldest(&self) -> (usize, u64) {
-        let (mut oldest, mut first, mut second) = (0, u64::MAX, u64::MAX);
-        for (shard, bound) in self.bounds.iter().enumerate() {
-            if *bound < first {
-                (oldest, second, first) = (shard, first, *bound);
-            } else if *bound < second {
-                second = *bound;
-            }
-        }
-        (oldest, second)
     }
 }
 
@@ -83,6 +96,7 @@ impl State {
 
     /// Evicts until nothing is over; leaves it to another who is at it already, unless very much is.
     pub(super) fn evict(&self) {
+        let mut gone = Vec::with_capacity(BATCH_MAX);
         while let Some(over) = self.budget.over() {
             let evictor = if self.budget.is_far_over(over) {
                 Some(self.evictor.lock())
@@ -92,47 +106,43 @@ impl State {
             let Some(mut evictor) = evictor else { return };
             // Looked at again: whoever held the lock may have made the room.
             let Some(over) = self.budget.over() else { return };
-            let is_done = !self.evict_some(&mut evictor, over);
-            let gone = std::mem::take(&mut evictor.gone);
-            if is_done {
+            let is_left = self.evict_some(&mut evictor, over, &mut gone);
+            drop(evictor);
+            self.let_go(&mut gone);
+            if !is_left {
                 return;
             }
-            drop(evictor);
-            self.let_go(gone);
         }
     }
 
-    /// One bounded step; says whether there is anything left to evict.
-    fn evict_some(&self, evictor: &mut Evictor, over: Tally) -> bool {
-        let mut empty = 0;
-        loop {
-            let (at, next_bound) = evictor.oldest();
-            if evictor.queues.get(at).is_some_and(|queue| !queue.is_empty()) {
-                self.evict_from_shard(evictor, at, self.plan(over, next_bound));
+    /// One bounded step; says whether there was anything left to evict.
+    fn evict_some(&self, evictor: &mut Evictor, over: Tally, gone: &mut Vec<Entry>) -> bool {
+        let Evictor { queues, bounds, .. } = evictor;
+        for _ in 0..=self.shards.len() {
+            let next_bound = second(bounds);
+            let Some(mut first) = bounds.peek_mut() else { return false };
+            let Reverse((bound, at)) = &mut *first;
+            let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else { return false };
+            if !queue.victims.is_empty() {
+                *bound = self.evict_from_shard(shard, queue, self.plan(over, next_bound), gone).max(*bound);
                 return true;
             }
-            if !self.refill(evictor, at) {
-                empty += 1;
-                if empty > self.shards.len() {
-                    return false;
-                }
-            }
+            // Before the walk: what comes into an empty shard after it is not older than this.
+            let now = ticks::now();
+            collect_oldest(&shard.0.read(), queue);
+            *bound = queue.oldest().unwrap_or(now);
         }
+        false
     }
 
-    /// Takes the oldest few of one shard.
-    fn evict_from_shard(&self, evictor: &mut Evictor, at: usize, plan: Plan) {
-        let Evictor { queues, bounds, gone, .. } = evictor;
-        let (Some(queue), Some(bound), Some(shard)) =
-            (queues.get_mut(at), bounds.get_mut(at), self.shards.get(at))
-        else {
-            return;
-        };
+    /// Takes the oldest few of one shard; returns the new bound.
+    fn evict_from_shard(&self, shard: &Shard, queue: &mut Queue, plan: Plan, gone: &mut Vec<Entry>) -> u64 {
+        let mut last = 0;
         let mut inner = shard.0.write();
         let mut left = plan.entries.min(inner.table.len() / 64 + 1);
-        let mut last = *bound;
+        inner.table.warm(queue.next(left));
         while left > 0
-            && let Some(victim) = queue.pop_if(|victim| victim.tick <= plan.tick_max)
+            && let Some(victim) = queue.pop(plan.tick_max)
         {
             last = victim.tick;
             let stamp = inner.stamp_near(victim.tick);
@@ -144,13 +154,14 @@ impl State {
                 left -= 1;
             }
         }
-        // The entries are first read here, one after the other without a dependence, so their cache misses overlap.
+        // The entries are first read here, in a loop without dependences, so that their cache misses overlap.
+        std::hint::black_box(gone.iter().map(Entry::sequence).fold(0, u64::wrapping_add));
         for entry in gone.iter() {
             inner.count(entry.namespace_number(), Tally::of(entry).negated());
         }
         inner.table.shrink();
         self.budget.settle(std::mem::take(&mut inner.unsettled));
-        *bound = queue.last().map_or(last, |victim| victim.tick);
+        queue.oldest().unwrap_or(last)
     }
 
     /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
@@ -163,23 +174,7 @@ impl State {
         let mean = (sums.bytes / sums.entries.max(1)).max(1);
         let wanted = usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX);
         let slack = ticks::now().saturating_sub(next_bound) / 128;
-        Plan { entries: wanted.clamp(1, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
-    }
-
-    /// Looks for the oldest of one shard; says whether there are any.
-    fn refill(&self, evictor: &mut Evictor, at: usize) -> bool {
-        let (Some(queue), Some(bound), Some(shard)) =
-            (evictor.queues.get_mut(at), evictor.bounds.get_mut(at), self.shards.get(at))
-        else {
-            return false;
-        };
-        // Before the lock: what comes after it is not older than this.
-        let now = ticks::now();
-        let inner = shard.0.read();
-        collect_oldest(&inner, queue);
-        drop(inner);
-        *bound = queue.last().map_or(now, |victim| victim.tick);
-        !queue.is_empty()
+        Plan { entries: wanted.clamp(BATCH_MIN, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
     }
 
     /// Makes a namespace keep to its share: the least recently used of its own entries go.
@@ -196,7 +191,7 @@ impl State {
             evictor.of_class.insert(class, queue);
             let entry = self.evict_one(victim, at);
             drop(evictor);
-            self.let_go(entry.into_iter().collect());
+            self.let_go(&mut entry.into_iter().collect());
         }
     }
 
@@ -233,23 +228,32 @@ impl State {
     }
 
     /// Tells of what was evicted, and drops it, under no lock.
-    fn let_go(&self, gone: Vec<Entry>) {
+    fn let_go(&self, gone: &mut Vec<Entry>) {
         if self.events.is_heard() {
-            for entry in &gone {
+            for entry in gone.iter() {
                 self.events.record(entry, Cause::Evicted);
             }
         }
-        drop(gone);
+        gone.clear();
     }
 }
 
+/// The second smallest bound: one of the two children of the first.
+fn second(bounds: &BinaryHeap<Reverse<(u64, usize)>>) -> u64 {
+    let children = bounds.as_slice().iter().skip(1).take(2);
+    children.map(|Reverse((bound, _))| *bound).min().unwrap_or(u64::MAX)
+}
+
 /// Fills `queue`, oldest last, with the oldest of a shard, and with all that are as old as any in it.
-fn collect_oldest(inner: &Inner, queue: &mut Vec<Victim>) {
+fn collect_oldest(inner: &Inner, queue: &mut Queue) {
+    queue.base = inner.tick_of(0);
+    let queue = &mut queue.victims;
     queue.clear();
     let len = inner.table.len();
-    let wanted = (len / 16).clamp(QUEUE_MIN, QUEUE_MAX);
-    let threshold = if len > wanted * 2 { threshold(inner, wanted) } else { u32::MAX };
-    queue.extend(filled(inner).filter(|slot| slot.stamp() <= threshold).map(|slot| victim(inner, slot)));
+    let wanted = (len / QUEUE_PART).clamp(QUEUE_MIN, QUEUE_MAX);
+    let threshold = if len > wanted * 2 { u64::from(threshold(inner, wanted)) } else { u64::MAX };
+    let packed = |slot: &Slot| u64::from(slot.stamp()) << 32 | u64::from(slot.id().bits());
+    queue.extend(filled(inner).map(packed).filter(|victim| victim >> 32 <= threshold));
     if queue.len() > wanted * 2 {
         // The sample misled; the newest of these would only wait in vain.
         queue.select_nth_unstable(wanted);
@@ -281,6 +285,13 @@ fn victim(inner: &Inner, slot: &Slot) -> Victim {
 /// The most entries evicted under one lock.
 const BATCH_MAX: usize = 32;
 
+/// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
+const BATCH_MIN: usize = 8;
+
 const QUEUE_MIN: usize = 8;
-const QUEUE_MAX: usize = 1024;
+const QUEUE_MAX: usize = 4096;
+
+/// A queue holds one of so many: a walk reads so many slots for each eviction it serves.
+const QUEUE_PART: usize = 5;
+
 const SAMPLES: usize = 512;

@@ -123,7 +123,7 @@ impl State {
 
     /// Sets how long entries of a namespace outlive their deadline.
     pub(super) fn set_grace(&self, name: &str, grace_ms: u64) {
-        let number = self.namespaces.number(name);
+        let number = self.namespaces.number(name.as_bytes());
         let is_shorter =
             self.namespaces.get(number).is_some_and(|namespace| namespace.set_grace_ms(grace_ms));
         if is_shorter {

@@ -96,7 +96,8 @@ impl Memory {
     }
 
     /// Puts `entry` under its key, unless a newer one stands there or `admit` says no. `admit` is asked while nothing
-    /// else can happen to the key; it must be short, and not call this tier.
+    /// else can happen to the key; it must be short, and not call this tier. The tier remembers no sequence of what
+    /// left it: that nothing newer was written and evicted since is for `admit` to know.
     pub fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
         self.0.insert(entry, admit)
     }
@@ -166,7 +167,7 @@ impl Memory {
     /// What one namespace holds.
     #[must_use]
     pub fn usage_of(&self, namespace: &str) -> Held {
-        let Some(number) = self.0.namespaces.known(namespace) else { return Held::default() };
+        let Some(number) = self.0.namespaces.known(namespace.as_bytes()) else { return Held::default() };
         let mut sum = Tally::default();
         for shard in &self.0.shards {
             sum.add(shard.0.read().tallies.get(usize::from(number)).copied().unwrap_or_default());

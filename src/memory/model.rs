@@ -396,7 +396,9 @@ fn per_key_no_reader_goes_back_in_time() {
                         let at = numbers.below(64) as usize;
                         let turn = turns[at].lock();
                         let mine = sequence.fetch_add(1, Ordering::SeqCst);
-                        // A load that began before a newer write was acknowledged is not admitted.
+                        // Announced before it stands: eviction may forget it, and what began earlier must
+                        // not be admitted then. The tier keeps no memory of what left; its caller does.
+                        floors[at].fetch_max(mine, Ordering::SeqCst);
                         let admit = || floors[at].load(Ordering::SeqCst) <= mine;
                         match tier.insert(entry(&format!("k{at}"), 20, mine), admit) {
                             Insertion::Outdated | Insertion::Refused => {}

@@ -3,7 +3,7 @@
 //! A hit asks nothing here; an insertion asks once, reading only. What comes after the table is full shares number 0,
 //! the overflow, with one account for all of them.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -99,16 +99,16 @@ impl Namespaces {
     }
 
     /// The number of a namespace, giving it one at its first time.
-    pub(super) fn number(&self, name: &str) -> u16 {
+    pub(super) fn number(&self, name: &[u8]) -> u16 {
         self.known(name).unwrap_or_else(|| self.add(name))
     }
 
     /// The number of a namespace, if it has one.
-    pub(super) fn known(&self, name: &str) -> Option<u16> {
+    pub(super) fn known(&self, name: &[u8]) -> Option<u16> {
         for place in self.probe(name) {
             // Acquire: pairs with the store in `add`, so that what stands under the number is seen.
             let number = place.load(Ordering::Acquire);
-            if *self.get(number).filter(|_| number != 0)?.name == *name {
+            if self.get(number).filter(|_| number != 0)?.name.as_bytes() == name {
                 return Some(number);
             }
         }
@@ -131,22 +131,24 @@ impl Namespaces {
     }
 
     #[cold]
-    fn add(&self, name: &str) -> u16 {
+    fn add(&self, name: &[u8]) -> u16 {
         let mut given = self.adding.lock();
         if let Some(number) = self.known(name) {
             return number;
         }
         let Some(slot) = self.list.get(usize::from(*given)) else { return 0 };
         let Some(place) = self.probe(name).find(|place| place.load(Ordering::Relaxed) == 0) else { return 0 };
-        slot.get_or_init(|| Box::new(Namespace::new(name)));
+        slot.get_or_init(|| Box::new(Namespace::new(&String::from_utf8_lossy(name))));
         place.store(*given, Ordering::Release);
         *given += 1;
         *given - 1
     }
 
     /// The places where a name may stand, in order.
-    fn probe(&self, name: &str) -> impl Iterator<Item = &AtomicU16> {
-        let start = self.hasher.hash_one(name) % PLACES;
+    fn probe(&self, name: &[u8]) -> impl Iterator<Item = &AtomicU16> {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(name);
+        let start = hasher.finish() % PLACES;
         (0..PLACES).filter_map(move |step| self.places.get(usize::try_from((start + step) % PLACES).ok()?))
     }
 }
@@ -168,13 +170,13 @@ mod tests {
     #[test]
     fn a_name_keeps_its_number_and_what_is_too_much_shares_one() {
         let namespaces = Namespaces::new();
-        assert_eq!(namespaces.known("quran"), None);
-        let quran = namespaces.number("quran");
-        assert_eq!(namespaces.known("quran"), Some(quran));
-        let numbers: Vec<_> = (0..6000).map(|i| namespaces.number(&format!("n{i}"))).collect();
-        assert_eq!(namespaces.number("quran"), quran);
+        assert_eq!(namespaces.known(b"quran"), None);
+        let quran = namespaces.number(b"quran");
+        assert_eq!(namespaces.known(b"quran"), Some(quran));
+        let numbers: Vec<_> = (0..6000).map(|i| namespaces.number(format!("n{i}").as_bytes())).collect();
+        assert_eq!(namespaces.number(b"quran"), quran);
         for (i, number) in numbers.iter().enumerate() {
-            assert_eq!(namespaces.number(&format!("n{i}")), *number);
+            assert_eq!(namespaces.number(format!("n{i}").as_bytes()), *number);
         }
         let apart = numbers.iter().filter(|number| **number != 0).count();
         assert_eq!(apart, usize::from(NAMESPACES_MAX) - 1);

@@ -55,7 +55,7 @@ pub enum Insertion {
 
 impl State {
     pub(super) fn new(limits: Limits, clock: &Clock) -> Self {
-        let shards = shard_count(limits.bytes);
+        let shards = shard_count(limits);
         Self {
             budget: Budget::new(limits, shards),
             shards: (0..shards).map(|_| Shard::new(ticks::now())).collect(),
@@ -86,7 +86,7 @@ impl State {
     }
 
     pub(super) fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
-        let number = self.namespaces.number(entry.key().namespace());
+        let number = self.namespaces.number(entry.namespace_bytes());
         entry.set_namespace_number(number);
         let (shard, hash) = self.locate(entry.key_bytes());
         let mut inner = shard.0.write();
@@ -208,7 +208,7 @@ impl State {
 
     /// Gives a namespace a share, and a class if it is its first; then what stands already is brought into it.
     pub(super) fn set_share(&self, name: &str, share: f64) -> Result<()> {
-        let number = self.namespaces.number(name);
+        let number = self.namespaces.number(name.as_bytes());
         let Some(namespace) = self.namespaces.get(number).filter(|_| number != 0) else { return Ok(()) };
         if namespace.class() == 0 {
             if share >= 1.0 {
@@ -270,12 +270,14 @@ impl State {
 }
 
 /// One shard for each 4 MiB, so that what is done under one lock stays short however large the tier.
-fn shard_count(bytes: u64) -> usize {
-    let wanted = usize::try_from(bytes / SHARD_BYTES).unwrap_or(usize::MAX);
+fn shard_count(limits: Limits) -> usize {
+    let by_entries = limits.entries.unwrap_or(u64::MAX) / SHARD_ENTRIES;
+    let wanted = usize::try_from(by_entries.min(limits.bytes / SHARD_BYTES)).unwrap_or(usize::MAX);
     wanted.clamp(SHARDS_MIN, SHARDS_MAX).next_power_of_two()
 }
 
 const SHARD_BYTES: u64 = 4 << 20;
+const SHARD_ENTRIES: u64 = 2048;
 const SHARDS_MIN: usize = 16;
 const SHARDS_MAX: usize = 1024;
 

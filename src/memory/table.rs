@@ -26,6 +26,16 @@ impl Id {
         Self(hash & !0xFF | u32::from(class))
     }
 
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// From the low half of what [`Id::bits`] was put into.
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is meant")]
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self(bits as u32)
+    }
+
     pub(super) fn class(self) -> u8 {
         (self.0 & 0xFF) as u8
     }
@@ -126,6 +136,13 @@ impl Table {
             }
         }
         None
+    }
+
+    /// Reads the homes of some ids without use for what is there: the cache misses of the searches that follow then
+    /// overlap instead of waiting for each other.
+    pub(super) fn warm(&self, ids: impl Iterator<Item = Id>) {
+        let homes = ids.filter_map(|id| self.slots.get(self.home(id.hash())));
+        std::hint::black_box(homes.map(Slot::stamp).fold(0, u32::wrapping_add));
     }
 
     pub(super) fn slot(&self, at: usize) -> Option<&Slot> {
