@@ -3,7 +3,7 @@
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::common::{Server, eventually};
+use crate::common::{self, Server, eventually};
 
 /// Asks for `path` until the disk tier has had several flush intervals to write it.
 fn settle(server: &Server, path: &str) {
@@ -94,4 +94,70 @@ fn a_damaged_cache_file_is_set_aside_and_the_start_is_cold() {
     settle(&server, "/api/v1/surahs/36");
     server.kill();
     assert!(Server::start(directory.path()).get("/api/v1/surahs/36").is_hit());
+}
+
+#[test]
+fn a_change_whose_invalidation_a_crash_prevented_is_finished_by_the_next_start() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    settle(&server, "/api/v1/surahs/112");
+    settle(&server, "/api/v1/surahs/1");
+    let mut surah = server.get("/api/v1/surahs/112").json();
+    assert_eq!(server.terminate(), 0);
+    // What a crash right after the content's transaction leaves behind: the row, its outbox line, and the old entry.
+    surah["ayahs"][0]["text"] = json!("written before the crash");
+    let clock = hifz::clock::Clock::system();
+    let store = hifz::content::Store::open(&directory.path().join("content.redb"), clock).unwrap();
+    let number = hifz::keys::SurahNumber::new(112).unwrap();
+    store.put_surah(number, surah.to_string().as_bytes(), None).unwrap();
+    assert_eq!(store.pending_changes().unwrap().len(), 1);
+    drop(store);
+
+    let server = Server::start(directory.path());
+    let after = server.get("/api/v1/surahs/112");
+    assert!(!after.is_hit());
+    assert_eq!(after.json()["ayahs"][0]["text"], json!("written before the crash"));
+    assert!(server.get("/api/v1/surahs/1").is_hit());
+}
+
+#[test]
+fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_acknowledged() {
+    let directory = tempdir().unwrap();
+    let mut acknowledged = 0;
+    for round in 1..=6_u32 {
+        let server = Server::start(directory.path());
+        let served = server.get("/api/v1/surahs/112").json();
+        let text = served["ayahs"][0]["text"].as_str().unwrap().to_owned();
+        if round > 1 {
+            assert!(
+                text.parse::<u32>().unwrap() >= acknowledged,
+                "{text} after {acknowledged} was acknowledged"
+            );
+        }
+        // A reader keeps the entry in the cache while a writer changes it; the kill falls somewhere between.
+        let (read_from, write_to) = (server.address.clone(), server.address.clone());
+        let token = server.token.clone();
+        let reading = std::thread::spawn(move || {
+            while common::try_send(&read_from, "GET", "/api/v1/surahs/112", "", b"").is_some() {}
+        });
+        let writing = std::thread::spawn(move || {
+            let (mut last, mut document) = (0, served);
+            for number in round * 1000.. {
+                document["ayahs"][0]["text"] = json!(number.to_string());
+                let body = document.to_string();
+                let status =
+                    common::try_send(&write_to, "PUT", "/admin/v1/surahs/112", &token, body.as_bytes());
+                if status != Some(200) {
+                    break;
+                }
+                last = number;
+            }
+            last
+        });
+        std::thread::park_timeout(std::time::Duration::from_millis(u64::from(120 + 37 * round)));
+        server.kill();
+        reading.join().unwrap();
+        acknowledged = writing.join().unwrap().max(acknowledged);
+    }
+    assert!(acknowledged > 0);
 }

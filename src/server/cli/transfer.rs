@@ -156,11 +156,12 @@ async fn upload(client: &Client, path: &Path, is_silent: bool) -> Result<Value> 
         pipe.meter.wait("the server reads it");
     });
     let answer = client.send(Method::POST, "/admin/v1/import", Send::Archive(pieces), None).await;
-    let report = answer?.json().await?;
+    let report: Value = answer?.json().await?;
     // A server that has answered may leave the rest unread; then packing ends with the connection, not before.
     let ended = tokio::time::timeout(PACKING_END_MAX, packing).await;
     drop(ended);
-    Ok(json!({"text": report.to_string(), "report": report}))
+    let text = report["summary"].as_str().map_or_else(|| report.to_string(), ToOwned::to_owned);
+    Ok(json!({"text": text, "report": report}))
 }
 
 fn import_directly(store: &Store, path: &Path, is_silent: bool) -> Result<Value> {

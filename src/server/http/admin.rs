@@ -18,6 +18,7 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
+use crate::content::ImportReport;
 use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
@@ -133,7 +134,17 @@ pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
         Ok(report)
     });
     let (report, ()) = tokio::join!(importing, feed(&site, body, sender));
-    Ok(Json(report?).into_response())
+    let report = report?;
+    let summary = report.to_string();
+    Ok(Json(Imported { report, summary }).into_response())
+}
+
+/// What an import did, for programs and, in one line, for people.
+#[derive(Serialize)]
+struct Imported {
+    #[serde(flatten)]
+    report: ImportReport,
+    summary: String,
 }
 
 /// `GET /admin/v1/export`
