@@ -126,8 +126,8 @@ fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_ackn
     let mut acknowledged = 0;
     for round in 1..=6_u32 {
         let server = Server::start(directory.path());
-        let served = server.get("/api/v1/surahs/112").json();
-        let text = served["ayahs"][0]["text"].as_str().unwrap().to_owned();
+        let shown = server.get("/api/v1/surahs/112").json();
+        let text = shown["ayahs"][0]["text"].as_str().unwrap().to_owned();
         if round > 1 {
             assert!(
                 text.parse::<u32>().unwrap() >= acknowledged,
@@ -135,18 +135,18 @@ fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_ackn
             );
         }
         // A reader keeps the entry in the cache while a writer changes it; the kill falls somewhere between.
-        let (read_from, write_to) = (server.address.clone(), server.address.clone());
+        let (source_address, target_address) = (server.address.clone(), server.address.clone());
         let token = server.token.clone();
-        let reading = std::thread::spawn(move || {
-            while common::try_send(&read_from, "GET", "/api/v1/surahs/112", "", b"").is_some() {}
+        let readers = std::thread::spawn(move || {
+            while common::try_send(&source_address, "GET", "/api/v1/surahs/112", "", b"").is_some() {}
         });
-        let writing = std::thread::spawn(move || {
-            let (mut last, mut document) = (0, served);
+        let changes = std::thread::spawn(move || {
+            let (mut last, mut document) = (0, shown);
             for number in round * 1000.. {
                 document["ayahs"][0]["text"] = json!(number.to_string());
                 let body = document.to_string();
                 let status =
-                    common::try_send(&write_to, "PUT", "/admin/v1/surahs/112", &token, body.as_bytes());
+                    common::try_send(&target_address, "PUT", "/admin/v1/surahs/112", &token, body.as_bytes());
                 if status != Some(200) {
                     break;
                 }
@@ -156,8 +156,8 @@ fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_ackn
         });
         std::thread::park_timeout(std::time::Duration::from_millis(u64::from(120 + 37 * round)));
         server.kill();
-        reading.join().unwrap();
-        acknowledged = writing.join().unwrap().max(acknowledged);
+        readers.join().unwrap();
+        acknowledged = changes.join().unwrap().max(acknowledged);
     }
     assert!(acknowledged > 0);
 }
