@@ -97,7 +97,9 @@ struct Quick(quick_cache::sync::Cache<Box<str>, Arc<[u8]>, Weigh>);
 impl Quick {
     fn new(room: Room) -> Self {
         Self(match room {
-            Room::Entries(entries) => quick_cache::sync::Cache::with_weighter(entries, entries as u64, Weigh(false)),
+            Room::Entries(entries) => {
+                quick_cache::sync::Cache::with_weighter(entries, entries as u64, Weigh(false))
+            }
             Room::Bytes(bytes) => {
                 quick_cache::sync::Cache::with_weighter((bytes / 16_000) as usize, bytes, Weigh(true))
             }

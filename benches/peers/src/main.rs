@@ -45,7 +45,8 @@ fn main() {
     }
     println!("load average at the end: {}", load_average());
     if let Some(path) = values("--json").first() {
-        std::fs::write(path, json.trim_end_matches(",\n").to_owned() + "\n]\n").expect("the file can be written");
+        std::fs::write(path, json.trim_end_matches(",\n").to_owned() + "\n]\n")
+            .expect("the file can be written");
     }
 }
 
@@ -55,8 +56,11 @@ fn report(row: &Row, names: &[String], rounds: usize, json: &mut String) {
         let base = names.iter().position(|name| name == "quick_cache");
         let mut cells = String::new();
         for (at, name) in names.iter().enumerate() {
-            let ratios: Vec<f64> =
-                rates[at].iter().enumerate().map(|(i, rate)| base.map_or(*rate, |b| rate / rates[b][i])).collect();
+            let ratios: Vec<f64> = rates[at]
+                .iter()
+                .enumerate()
+                .map(|(i, rate)| base.map_or(*rate, |b| rate / rates[b][i]))
+                .collect();
             let (rate, ratio) = (median(&rates[at]), median(&ratios));
             write!(cells, " {:.2} M/s ({ratio:.2}) |", rate / 1e6).expect("memory");
             writeln!(

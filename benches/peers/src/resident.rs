@@ -46,7 +46,11 @@ fn overhead(name: &str) {
         cache.insert(key(i).as_key_ref(), &value);
     }
     let bytes = status("VmRSS").saturating_sub(before) as f64;
-    println!("overhead {name}: {:.1} B an entry ({} entries)", bytes / cache.len() as f64 - 120.0, cache.len());
+    println!(
+        "overhead {name}: {:.1} B an entry ({} entries)",
+        bytes / cache.len() as f64 - 120.0,
+        cache.len()
+    );
 }
 
 /// Two threads insert `times` the limit; the peak of the process over its base, by the limit.

@@ -49,7 +49,14 @@ pub fn rows() -> Vec<Row> {
         row("hits 100 k", Kind::Hits, Room::Entries(120_000), 100_000, Sizes::Small, 4_000_000),
         row("hits 1 M", Kind::Hits, Room::Entries(1_200_000), 1_000_000, Sizes::Small, 4_000_000),
         row("90/10 small", Kind::NinetyTen, Room::Entries(100_000), 200_000, Sizes::Small, 3_000_000),
-        row("get-or-insert small", Kind::GetOrInsert, Room::Entries(100_000), 1_000_000, Sizes::Small, 2_000_000),
+        row(
+            "get-or-insert small",
+            Kind::GetOrInsert,
+            Room::Entries(100_000),
+            1_000_000,
+            Sizes::Small,
+            2_000_000,
+        ),
         row("churn small", Kind::Churn, Room::Entries(100_000), 0, Sizes::Small, 1_500_000),
         row("90/10 mixed", Kind::NinetyTen, mixed, 20_000, Sizes::Mixed, 300_000),
         row("get-or-insert mixed", Kind::GetOrInsert, mixed, 100_000, Sizes::Mixed, 100_000),
@@ -99,7 +106,12 @@ impl Row {
                 for i in 0..keys.len() {
                     cache.insert(keys.at(i), &value[..self.size(i as u64)]);
                 }
-                assert!(cache.len() >= keys.len() * 99 / 100, "{name} holds {} of {}", cache.len(), keys.len());
+                assert!(
+                    cache.len() >= keys.len() * 99 / 100,
+                    "{name} holds {} of {}",
+                    cache.len(),
+                    keys.len()
+                );
             }
             Kind::Churn => {
                 let room = match self.room {
