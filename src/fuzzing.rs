@@ -6,6 +6,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::content::Store;
 use crate::content::keys::SurahNumber;
 use crate::key::{KeyRef, Namespace, Tag};
+use crate::pattern::Pattern;
 
 pub fn key(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -15,6 +16,14 @@ pub fn key(bytes: &[u8]) {
     }
     if let Ok(tag) = Tag::parse(text) {
         assert_eq!(tag.as_str(), text);
+    }
+}
+
+pub fn pattern(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let (pattern, key) = text.split_once('\n').unwrap_or((text, ""));
+    if let Ok(pattern) = Pattern::parse(pattern) {
+        std::hint::black_box(pattern.matches(key));
     }
 }
 

@@ -48,6 +48,7 @@ mod error;
 pub mod fuzzing;
 mod key;
 pub mod memory;
+mod pattern;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;
@@ -59,3 +60,4 @@ pub use disk::{DiskState, DiskStatus};
 pub use engine::{Answer, Cache, CacheBuilder, Durability, Outcome, Policy, Stats};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};
+pub use pattern::{PATTERN_BYTES_MAX, Pattern};

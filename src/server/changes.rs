@@ -3,6 +3,8 @@
 //! A change is written together with its outbox line; the line goes only when the invalidation is durable. So whatever
 //! happens between the two, the next start finishes it before anything is served.
 
+use std::time::Duration;
+
 use crate::content::{Change, Store, Target};
 use crate::engine::Cache;
 use crate::error::Result;
@@ -29,6 +31,19 @@ pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()>
     store.change_done(change.id)
 }
 
+/// Tries again, for as long as the process lives, what a failing disk kept from being finished.
+pub(super) async fn keep_draining(cache: Cache, store: Store) {
+    loop {
+        tokio::time::sleep(RETRY_INTERVAL).await;
+        let (cache, store) = (cache.clone(), store.clone());
+        match blocking::unblock(move || drain(&cache, &store)).await {
+            Ok(0) => {}
+            Ok(changes) => tracing::info!(changes, "finished changes that had been left"),
+            Err(error) => tracing::warn!(error = %error.chain(), "changes wait to be finished"),
+        }
+    }
+}
+
 /// Applies every change that an earlier process, or a failed attempt, left in the outbox. Blocks on the disk.
 pub(super) fn drain(cache: &Cache, store: &Store) -> Result<usize> {
     let pending = store.pending_changes()?;
@@ -37,3 +52,6 @@ pub(super) fn drain(cache: &Cache, store: &Store) -> Result<usize> {
     }
     Ok(pending.len())
 }
+
+/// How often it is looked whether a change was left.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -66,6 +66,7 @@ async fn run(settings: &Settings) -> Result<()> {
     let doors = Doors::open(settings).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;
+    let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
     let mut serving = doors.serve(&site, &reception);
 
     await_signal().await?;
@@ -73,6 +74,7 @@ async fn run(settings: &Settings) -> Result<()> {
     stop.send_replace(true);
     tokio::spawn(exit_at_second_signal());
     while serving.join_next().await.is_some() {}
+    draining.abort();
     let closed = blocking::unblock(move || cache.close()).await;
     directory.clear_run()?;
     closed
