@@ -116,9 +116,9 @@ impl Budget {
         (over.entries > 0 || over.bytes > 0).then_some(over)
     }
 
-    /// Whether so much is over that whoever adds must help to remove it.
+    /// Whether so much is over that one step will not do.
     pub(super) fn is_far_over(&self, over: Tally) -> bool {
-        self.is_strict() || over.bytes > signed(self.bytes_max() / 512) || over.entries > FAR_ENTRIES
+        self.is_strict() || over.bytes > FAR_BYTES || over.entries > FAR_ENTRIES
     }
 
     fn quantum(&self) -> Tally {
@@ -149,7 +149,8 @@ const STRICT_AGAIN: i64 = 12 * 1024;
 /// The most a shard keeps to itself: some dozens of small entries.
 const QUANTUM_BYTES_MAX: i64 = 8 * 1024;
 
-const FAR_ENTRIES: i64 = 4096;
+const FAR_ENTRIES: i64 = 16;
+const FAR_BYTES: i64 = 8 * 1024;
 
 #[cfg(test)]
 mod tests {

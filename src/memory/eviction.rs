@@ -94,22 +94,20 @@ impl State {
         }
     }
 
-    /// Evicts until nothing is over; leaves it to another who is at it already, unless very much is.
+    /// Evicts a few, or until nothing is over where much is.
     pub(super) fn evict(&self) {
         let mut gone = Vec::with_capacity(BATCH_MAX);
         while let Some(over) = self.budget.over() {
-            let evictor = if self.budget.is_far_over(over) {
-                Some(self.evictor.lock())
-            } else {
-                self.evictor.try_lock()
-            };
-            let Some(mut evictor) = evictor else { return };
+            // Whoever adds makes the room itself, a few at a time: what it frees is then what its next allocations
+            // take, from the thread's own store, and nobody falls behind.
+            let is_far_over = self.budget.is_far_over(over);
+            let mut evictor = self.evictor.lock();
             // Looked at again: whoever held the lock may have made the room.
             let Some(over) = self.budget.over() else { return };
             let is_left = self.evict_some(&mut evictor, over, &mut gone);
             drop(evictor);
             self.let_go(&mut gone);
-            if !is_left {
+            if !is_left || !is_far_over {
                 return;
             }
         }
@@ -285,10 +283,10 @@ fn victim(inner: &Inner, slot: &Slot) -> Victim {
 }
 
 /// The most entries evicted under one lock.
-const BATCH_MAX: usize = 32;
+const BATCH_MAX: usize = 14;
 
 /// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
-const BATCH_MIN: usize = 8;
+const BATCH_MIN: usize = 7;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 4096;
