@@ -7,12 +7,11 @@ use crate::datadir::DataDir;
 use crate::disk::{Disk, DiskOptions, Floor};
 use crate::error::Result;
 use crate::key::Namespace;
-use crate::memory::{Limits, Memory};
+use crate::memory::{Generations, Limits, Memory, resident_now};
 
 pub use crate::disk::Durability;
 
 use super::Cache;
-use super::generations::Generations;
 use super::policy::{Policies, Policy};
 use super::state::{Assembly, State};
 
@@ -30,6 +29,7 @@ pub struct CacheBuilder {
     policies: Policies,
     directory: Option<DataDir>,
     clock: Clock,
+    is_process_bounded: bool,
 }
 
 impl CacheBuilder {
@@ -45,6 +45,7 @@ impl CacheBuilder {
             policies: Policies::default(),
             directory: None,
             clock: Clock::system(),
+            is_process_bounded: false,
         }
     }
 
@@ -109,6 +110,14 @@ impl CacheBuilder {
         self
     }
 
+    /// Bounds the growth of the whole process by the memory limit and a little more, not only what entries are charged:
+    /// when the resident size passes that, free memory is returned to the system, and what that does not bring, the
+    /// cache gives up. For a process that is mainly this cache. Default: off.
+    pub fn bound_process(mut self, is_process_bounded: bool) -> Self {
+        self.is_process_bounded = is_process_bounded;
+        self
+    }
+
     /// Opens the cache and starts its threads; what an earlier process persisted comes back in the background.
     ///
     /// # Errors
@@ -132,6 +141,9 @@ impl CacheBuilder {
         }
         let memory =
             Memory::new(Limits { bytes: self.memory, entries: self.max_entries }, self.clock.clone());
+        if self.is_process_bounded {
+            memory.watch_resident(resident_now().unwrap_or(0));
+        }
         for (namespace, share) in self.policies.shares() {
             memory.set_share(namespace, share)?;
         }

@@ -5,7 +5,6 @@
 
 mod builder;
 mod flight;
-mod generations;
 mod invalidate;
 mod policy;
 mod read;

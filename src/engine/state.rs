@@ -12,10 +12,9 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::entry::Entry;
 use crate::key::KeyRef;
-use crate::memory::Memory;
+use crate::memory::{Generations, Memory};
 
 use super::flight::Flights;
-use super::generations::Generations;
 use super::policy::Policies;
 use super::recovery::Recovering;
 use super::stats::Counters;

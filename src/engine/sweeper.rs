@@ -97,7 +97,8 @@ fn run(state: &Weak<State>, signal: &Signal) {
         let Some(state) = state.upgrade() else { return };
         state.clock.observe_wall();
         while state.memory.sweep(state.clock.now()).is_more_due {}
-        let raised = state.generations.raised();
+        state.memory.look_at_resident();
+        let raised = state.generations.latest();
         if raised != floor_swept {
             remove_dead(&state);
             floor_swept = raised;

@@ -15,6 +15,7 @@ use super::events::{Cause, Events};
 use super::eviction::Evictor;
 use super::expiry::Hand;
 use super::namespaces::{Namespace, Namespaces};
+use super::resident::Resident;
 use super::shard::{Inner, Shard, Tally};
 use super::table::{Due, Id, NEVER_DUE};
 use super::ticks;
@@ -34,6 +35,7 @@ pub(super) struct State {
     /// How far the sweep has come.
     pub(super) hand: Mutex<Hand>,
     pub(super) events: Events,
+    pub(super) resident: Resident,
     /// Where coarse deadlines begin to count.
     started_at: Timestamp,
 }
@@ -64,6 +66,7 @@ impl State {
             evictor: Mutex::new(Evictor::new(shards)),
             hand: Mutex::default(),
             events: Events::default(),
+            resident: Resident::default(),
             started_at: clock.now(),
         }
     }
@@ -99,6 +102,7 @@ impl State {
             return Insertion::Refused;
         }
         let is_too_large = self.is_too_large(&entry, number);
+        let weight = entry.weight();
         let (insertion, old) = match found {
             _ if is_too_large => (Insertion::Bypassed, found.and_then(|at| self.take(&mut inner, at))),
             Some(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry)),
@@ -114,8 +118,19 @@ impl State {
         }
         if insertion != Insertion::Bypassed {
             self.keep_within(is_settled, number);
+            if self.resident.is_time(weight, self.budget.bytes_max()) {
+                self.look_at_resident();
+            }
         }
         insertion
+    }
+
+    /// Looks at the resident size of the process, and takes of the limit what that is over, or gives some back.
+    pub(super) fn look_at_resident(&self) {
+        if let Some(looked) = self.resident.look(self.budget.bytes_max(), self.budget.withheld()) {
+            self.budget.withhold(looked.withhold);
+            self.evict();
+        }
     }
 
     pub(super) fn remove(&self, key: KeyRef<'_>, cause: Cause) -> Option<Entry> {

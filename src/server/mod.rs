@@ -90,6 +90,7 @@ fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<
         .loads_max(usize::try_from(settings.limits.source_loads).unwrap_or(usize::MAX))
         .value_max(settings.limits.value)
         .data_dir(directory.clone())
+        .bound_process(true)
         .clock(clock);
     for (namespace, own) in &settings.namespaces {
         let policy = Policy::with_ttl(own.ttl).client_max_age(own.client_max_age.unwrap_or(own.ttl));
