@@ -49,7 +49,7 @@ fn main() {
         began.elapsed().as_secs_f64() * 1e6
     );
     report("get_or_load, miss", &keys, |key| {
-        cache.delete(&[key.to_key()]).unwrap();
+        cache.delete(key).unwrap();
         runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap().unwrap();
     });
     cache.close().unwrap();

@@ -10,13 +10,14 @@ use crate::error::{Error, ErrorKind, Result};
 pub const PATTERN_BYTES_MAX: usize = 1024;
 
 /// A parsed pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Pattern {
+    text: Box<str>,
     tokens: Vec<Token>,
 }
 
 /// What one place of a pattern stands for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Token {
     /// Any run of characters; two in a row are one.
     Run,
@@ -63,13 +64,32 @@ impl Pattern {
                 tokens.push(token);
             }
         }
-        Ok(Self { tokens })
+        Ok(Self { text: text.into(), tokens })
+    }
+
+    /// The text it was read from.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
     }
 
     /// The pattern that covers `prefix` and everything that begins with it, taken literally.
-    #[must_use]
-    pub fn prefix(prefix: &str) -> Self {
-        Self { tokens: prefix.chars().map(Token::Char).chain([Token::Run]).collect() }
+    ///
+    /// # Errors
+    /// [`ErrorKind::KeyInvalid`] for an empty prefix, or one that is too long once its signs are escaped.
+    pub fn prefix(prefix: &str) -> Result<Self> {
+        if prefix.is_empty() {
+            return Err(refused(prefix, format_args!("is an empty prefix, which would be everything")));
+        }
+        let mut text = String::with_capacity(prefix.len() + 1);
+        for char in prefix.chars() {
+            if matches!(char, '*' | '?' | '[' | '\\') {
+                text.push('\\');
+            }
+            text.push(char);
+        }
+        text.push('*');
+        Self::parse(&text)
     }
 
     /// Whether it covers the whole of `text`.
@@ -227,7 +247,9 @@ mod tests {
 
     #[test]
     fn a_prefix_is_taken_literally() {
-        let prefix = Pattern::prefix("a*[");
+        let prefix = Pattern::prefix("a*[").unwrap();
+        assert_eq!(Pattern::parse(prefix.as_str()).unwrap(), prefix);
+        assert!(Pattern::prefix("").is_err());
         assert!(prefix.matches("a*[b") && prefix.matches("a*[") && !prefix.matches("ab["));
     }
 

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 
 use crate::entry::Entry;
 use crate::key::{KeyRef, Namespace, Tag};
+use crate::pattern::Pattern;
 
 /// What an invalidation covers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -19,6 +20,8 @@ pub(crate) enum Floor {
     Namespace(Namespace),
     /// The entries with one tag.
     Tag(Tag),
+    /// The entries whose keys a pattern covers.
+    Pattern(Pattern),
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +29,8 @@ pub(crate) struct Marks {
     all: u64,
     namespaces: HashMap<Box<str>, u64>,
     tags: HashMap<Box<str>, u64>,
+    /// Asked one by one on every read, hence few: see [`Marks::bounded`].
+    patterns: Vec<(Pattern, u64)>,
     graves: HashMap<u128, u64>,
     /// The graves in the order in which they were dug; a key dug twice stands here twice.
     graves_dug: VecDeque<(u128, u64)>,
@@ -34,9 +39,36 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
+    /// `floor`, or that of everything when it is a pattern too many: more is dead then, never less.
+    pub(crate) fn bounded(&self, floor: Floor) -> Floor {
+        match floor {
+            Floor::Pattern(pattern)
+                if self.patterns.len() >= PATTERNS_MAX
+                    && !self.patterns.iter().any(|(known, _)| *known == pattern) =>
+            {
+                Floor::All
+            }
+            floor => floor,
+        }
+    }
+
     pub(crate) fn raise(&mut self, floor: &Floor, sequence: u64) {
         let mark = match floor {
-            Floor::All => &mut self.all,
+            Floor::All => {
+                // What everything is below of says nothing any more.
+                self.namespaces.retain(|_, floor| *floor > sequence);
+                self.tags.retain(|_, floor| *floor > sequence);
+                self.patterns.retain(|(_, floor)| *floor > sequence);
+                &mut self.all
+            }
+            Floor::Pattern(pattern) => {
+                let known = self.patterns.iter().position(|(known, _)| known == pattern);
+                let at = known.unwrap_or(self.patterns.len());
+                if known.is_none() {
+                    self.patterns.push((pattern.clone(), 0));
+                }
+                &mut self.patterns[at].1
+            }
             Floor::Namespace(namespace) => self.namespaces.entry(namespace.as_str().into()).or_default(),
             Floor::Tag(tag) => self.tags.entry(tag.as_str().into()).or_default(),
         };
@@ -88,6 +120,7 @@ impl Marks {
         sequence < self.all
             || self.namespaces.get(key.namespace()).is_some_and(|floor| sequence < *floor)
             || tags.any(|tag| self.tags.get(tag).is_some_and(|floor| sequence < *floor))
+            || self.patterns.iter().any(|(pattern, floor)| sequence < *floor && pattern.matches(key.as_str()))
     }
 
     /// Every floor, for the truth that is written anew.
@@ -103,9 +136,13 @@ impl Marks {
         let tags = self.tags.iter();
         floors
             .extend(tags.filter_map(|(t, at)| Tag::parse(t.clone()).ok().map(|tag| (Floor::Tag(tag), *at))));
+        floors.extend(self.patterns.iter().map(|(pattern, at)| (Floor::Pattern(pattern.clone()), *at)));
         floors
     }
 }
+
+/// Beyond so many patterns one more forgets everything on disk.
+const PATTERNS_MAX: usize = 128;
 
 /// About 6 MB of graves at most.
 const GRAVES_MAX: usize = 1 << 16;
@@ -141,9 +178,24 @@ mod tests {
         ] {
             assert_eq!(marks.is_dead(&entry(key, tags, sequence)), dead, "{key} {tags:?} {sequence}");
         }
+        marks.raise(&Floor::Pattern(Pattern::parse("d:*:x").unwrap()), 35);
+        assert!(marks.is_dead(&entry("d:1:x", &[], 34)) && !marks.is_dead(&entry("d:1:y", &[], 34)));
+        assert_eq!(marks.floors().len(), 3);
         marks.raise(&Floor::All, 40);
         assert!(marks.is_dead(&entry("d", &[], 39)));
-        assert_eq!(marks.floors().len(), 3);
+        assert_eq!(marks.floors(), [(Floor::All, 40)], "the others are below it");
+    }
+
+    #[test]
+    fn a_pattern_too_many_stands_for_everything() {
+        let mut marks = Marks::default();
+        let floor = |number: usize| Floor::Pattern(Pattern::parse(&format!("p{number}*")).unwrap());
+        for number in 0..PATTERNS_MAX {
+            assert_eq!(marks.bounded(floor(number)), floor(number));
+            marks.raise(&floor(number), 5);
+        }
+        assert_eq!(marks.bounded(floor(0)), floor(0), "a known one is raised");
+        assert_eq!(marks.bounded(floor(PATTERNS_MAX)), Floor::All);
     }
 
     #[test]

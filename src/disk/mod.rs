@@ -216,7 +216,10 @@ impl Disk {
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when it could not be made durable; in memory it holds all the same.
     pub(crate) fn raise(&self, floor: Floor, sequence: u64) -> Result<()> {
-        self.shared.marks.write().raise(&floor, sequence);
+        let mut marks = self.shared.marks.write();
+        let floor = marks.bounded(floor);
+        marks.raise(&floor, sequence);
+        drop(marks);
         self.record(vec![Change::Floor(floor, sequence)])
     }
 

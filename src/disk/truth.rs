@@ -15,6 +15,7 @@ use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransac
 use super::backend::{self, Fault, Limits, Opened, fenced};
 use super::marks::Floor;
 use crate::key::{Namespace, Tag};
+use crate::pattern::Pattern;
 
 /// An open `cache-truth.redb`.
 #[derive(Debug)]
@@ -92,6 +93,10 @@ impl TruthFile {
                 match change {
                     Change::Grave(fingerprint, sequence) => raise(&mut graves, *fingerprint, *sequence)?,
                     Change::Floor(floor, sequence) => {
+                        if *floor == Floor::All {
+                            // The others that are below it say nothing any more.
+                            floors.retain(|_, other| other > *sequence).map_err(redb::Error::from)?;
+                        }
                         raise(&mut floors, floor_name(floor).as_str(), *sequence)?;
                     }
                 }
@@ -190,6 +195,7 @@ fn floor_name(floor: &Floor) -> String {
         Floor::All => "*".to_owned(),
         Floor::Namespace(namespace) => format!("n:{namespace}"),
         Floor::Tag(tag) => format!("t:{}", tag.as_str()),
+        Floor::Pattern(pattern) => format!("p:{}", pattern.as_str()),
     }
 }
 
@@ -198,6 +204,7 @@ fn parse_floor(name: &str) -> Option<Floor> {
         None if name == "*" => Some(Floor::All),
         Some(("n", namespace)) => Namespace::parse(namespace).ok().map(Floor::Namespace),
         Some(("t", tag)) => Tag::parse(tag).ok().map(Floor::Tag),
+        Some(("p", pattern)) => Pattern::parse(pattern).ok().map(Floor::Pattern),
         _ => None,
     }
 }

@@ -167,6 +167,8 @@ fn restore(generations: &Generations, floors: &[(Floor, u64)]) {
         match floor {
             Floor::Namespace(namespace) => generations.raise_namespace(namespace.as_str(), *sequence),
             Floor::Tag(tag) => generations.raise_tag(tag.as_str(), *sequence),
+            // The disk tier asks its patterns itself, and memory is empty at the start.
+            Floor::Pattern(_) => {}
             Floor::All => generations.raise_all(*sequence),
         }
     }

@@ -4,6 +4,7 @@
 //! reading, invalidating, sweeping, warm restart. It does not know HTTP, what bodies mean, or how the tiers work inside.
 
 mod builder;
+mod doomed;
 mod flight;
 mod invalidate;
 mod policy;
@@ -26,8 +27,9 @@ use crate::clock::Timestamp;
 use crate::disk::DiskStatus;
 use crate::entry::{Entry, Parts};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeyRef, Namespace};
-use crate::memory::Insertion;
+use crate::key::{Key, KeyRef, Namespace, Tag};
+use crate::memory::{Cursor, Held, Insertion, Limits, Verdict};
+use crate::pattern::Pattern;
 use crate::source::Source;
 
 use recovery::Recovery;
@@ -150,7 +152,7 @@ impl Cache {
         drop(turn);
         match insertion {
             Insertion::Bypassed => {
-                self.delete(&[key.to_key()])?;
+                self.delete(key)?;
                 Err(too_large(value, state.memory.usage().limit_bytes))
             }
             _ if state.flushes_writes => self.flush(),
@@ -158,12 +160,21 @@ impl Cache {
         }
     }
 
+    /// Takes out what stands under `key`, durably: it does not come back, whatever happens to the process. Returns
+    /// whether it stood. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when the deletion could not be made durable; memory has forgotten it all the same.
+    pub fn delete(&self, key: KeyRef<'_>) -> Result<bool> {
+        Ok(self.delete_many(&[key.to_key()])? > 0)
+    }
+
     /// Takes out what stands under each of `keys`, durably: it does not come back, whatever happens to the process.
     /// Returns how many of them stood. Waits for the disk.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when the deletion could not be made durable; memory has forgotten them all the same.
-    pub fn delete(&self, keys: &[Key]) -> Result<u64> {
+    pub fn delete_many(&self, keys: &[Key]) -> Result<u64> {
         self.refuse_if_closed()?;
         invalidate::keys(self.state(), keys)
     }
@@ -178,6 +189,52 @@ impl Cache {
         let invalidated = invalidate::namespace(self.state(), namespace);
         self.0.sweeper.wake();
         invalidated
+    }
+
+    /// Invalidates everything tagged `tag`, durably; visible at once, the memory is given back after it. Returns how
+    /// many fresh entries stood in memory. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
+    pub fn invalidate_tag(&self, tag: &Tag) -> Result<u64> {
+        self.refuse_if_closed()?;
+        invalidate::tag(self.state(), tag)
+    }
+
+    /// Takes out every key that `pattern` covers, durably, in steps that readers pass between. Returns how many fresh
+    /// entries stood in memory. Waits for the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
+    pub fn delete_pattern(&self, pattern: &Pattern) -> Result<u64> {
+        self.refuse_if_closed()?;
+        invalidate::pattern(self.state(), pattern)
+    }
+
+    /// Some keys that stand fresh in memory, from `from` on, about `most` of them, and where to go on. Whatever stands
+    /// all the while is met exactly once or, when the tier grows meanwhile, at least once.
+    #[must_use]
+    pub fn keys(&self, from: Cursor, most: usize) -> (Vec<Key>, Option<Cursor>) {
+        let (state, mut keys) = (self.state(), Vec::new());
+        let scanned = state.memory.scan(from, most, |entry| {
+            if state.is_live(entry) {
+                keys.push(entry.key().to_key());
+            }
+            Verdict::Keep
+        });
+        (keys, scanned.next)
+    }
+
+    /// What each namespace holds in memory.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<(String, Held)> {
+        self.state().memory.usage_by_namespace()
+    }
+
+    /// Changes the memory limit; what is over it leaves before this returns.
+    pub fn set_memory(&self, bytes: u64) {
+        let state = self.state();
+        state.memory.set_limits(Limits { bytes, entries: state.entries_max });
     }
 
     /// Invalidates everything, durably. Returns how many entries stood in memory. Waits for the disk.

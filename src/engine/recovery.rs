@@ -39,6 +39,11 @@ impl Recovering {
         }
     }
 
+    /// Leaves the rest of a loading to misses.
+    pub(super) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
     fn begin(&self) {
         *self.deleted.lock() = Some(HashSet::new());
     }
@@ -78,7 +83,7 @@ impl Recovery {
 
     /// Ends the loading and waits for its thread.
     pub(super) fn stop(&self) {
-        self.state.recovering.ended.store(true, Ordering::Release);
+        self.state.recovering.end();
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the recovery thread had panicked");

@@ -1,6 +1,6 @@
 //! The parts a cache is made of; every other engine file takes `&State`.
 //!
-//! Lock order: the turn of a key, then a memory shard, then the flight table or what recovery remembers, then the queue of the disk tier. No
+//! Lock order: the turn of a key, then a memory shard, then the flight table, the doomed or what recovery remembers, then the queue of the disk tier. No
 //! two of the same kind are held at once, and nothing is awaited or logged under any of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -14,6 +14,7 @@ use crate::entry::Entry;
 use crate::key::KeyRef;
 use crate::memory::{Generations, Memory};
 
+use super::doomed::Doomed;
 use super::flight::Flights;
 use super::policy::Policies;
 use super::recovery::Recovering;
@@ -27,6 +28,7 @@ pub(super) struct State {
     /// `None` with `disk = 0`.
     pub(super) disk: Option<Disk>,
     pub(super) generations: Generations,
+    pub(super) doomed: Doomed,
     pub(super) flights: Flights,
     pub(super) recovering: Recovering,
     pub(super) policies: Policies,
@@ -68,6 +70,7 @@ impl State {
             memory: parts.memory,
             disk: parts.disk,
             generations: parts.generations,
+            doomed: Doomed::default(),
             flights: Flights::default(),
             recovering: Recovering::default(),
             policies: parts.policies,

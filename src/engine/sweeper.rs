@@ -100,22 +100,26 @@ fn run(state: &Weak<State>, signal: &Signal) {
         state.memory.look_at_resident();
         let raised = state.generations.latest();
         if raised != floor_swept {
-            remove_dead(&state);
+            remove_dead(&state, raised);
             floor_swept = raised;
         }
     }
 }
 
 /// Gives back what is of a dead generation, in steps between which others go on.
-fn remove_dead(state: &State) {
+fn remove_dead(state: &State, raised: u64) {
     let mut next = Some(Cursor::default());
     while let Some(at) = next {
         let judge = |entry: &Entry| {
-            let is_alive = state.generations.is_alive(entry);
-            if is_alive { Verdict::Keep } else { Verdict::Remove(Cause::Invalidated) }
+            if state.generations.is_alive(entry) {
+                return Verdict::Keep;
+            }
+            state.doomed.buried(entry.key().namespace());
+            Verdict::Remove(Cause::Invalidated)
         };
         next = state.memory.scan(at, SCAN_STEPS, judge).next;
     }
+    state.doomed.all_buried(|| state.generations.latest() != raised);
 }
 
 /// How many entries one step looks at.

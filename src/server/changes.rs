@@ -21,7 +21,7 @@ pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()>
         }
     }
     if !keys.is_empty() {
-        cache.delete(&keys)?;
+        cache.delete_many(&keys)?;
     }
     tracing::info!(
         change = change.id,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use hifz::clock::{Clock, Timestamp};
 use hifz::source::{Loaded, Loading, Source};
-use hifz::{Cache, DataDir, Durability, Error, ErrorKind, Key, KeyRef, Namespace, Outcome, Policy};
+use hifz::{
+    Cache, DataDir, Durability, Error, ErrorKind, Key, KeyRef, Namespace, Outcome, Pattern, Policy, Tag,
+};
 use tempfile::tempdir;
 use tokio::sync::Notify;
 
@@ -142,9 +144,12 @@ fn read_after(change: impl Fn(&Cache) + Send + Sync + 'static) -> (Cache, Vec<u8
 #[test]
 fn a_load_that_an_invalidation_overtook_is_not_kept() {
     for change in [
-        (|cache| assert_eq!(cache.delete(&[Key::parse("n:1").unwrap()]).unwrap(), 0)) as fn(&Cache),
+        (|cache| assert!(!cache.delete(key("n:1")).unwrap())) as fn(&Cache),
         |cache| assert_eq!(cache.invalidate_namespace(&Namespace::parse("n").unwrap()).unwrap(), 0),
         |cache| assert_eq!(cache.clear_all().unwrap(), 0),
+        |cache| assert_eq!(cache.invalidate_tag(&Tag::parse("numbers").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.delete_pattern(&Pattern::parse("n:?").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.delete_pattern(&Pattern::prefix("n:").unwrap()).unwrap(), 0),
     ] {
         assert_eq!(read_after(change).1, b"1");
     }
@@ -227,7 +232,7 @@ fn entries_come_back_after_a_close_and_what_was_deleted_does_not() {
     cache.set(key("n:deleted"), b"deleted").unwrap();
     cache.set(key("m:1"), b"of another namespace").unwrap();
     cache.flush().unwrap();
-    assert_eq!(cache.delete(&[Key::parse("n:deleted").unwrap()]).unwrap(), 1);
+    assert_eq!(cache.delete_many(&[Key::parse("n:deleted").unwrap()]).unwrap(), 1);
     cache.invalidate_namespace(&Namespace::parse("m").unwrap()).unwrap();
     cache.close().unwrap();
     drop(cache);
@@ -257,4 +262,64 @@ fn a_closed_cache_refuses_and_closing_twice_is_harmless() {
     cache.close().unwrap();
     assert_eq!(cache.get(key("n:1")).unwrap_err().kind(), ErrorKind::Closed);
     assert_eq!(cache.set(key("n:1"), b"").unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_pattern_takes_what_it_covers_from_memory_and_disk_and_nothing_else() {
+    let directory = tempdir().unwrap();
+    let open = || Cache::builder().data_dir(DataDir::open(directory.path()).unwrap()).open().unwrap();
+    let cache = open();
+    for name in ["n:1:a", "n:2:a", "n:2:b", "m:2:a"] {
+        cache.set(key(name), b"value").unwrap();
+    }
+    cache.flush().unwrap();
+    assert_eq!(cache.delete_pattern(&Pattern::parse("n:[12]:a").unwrap()).unwrap(), 2);
+    let standing = |cache: &Cache| -> Vec<bool> {
+        ["n:1:a", "n:2:a", "n:2:b", "m:2:a"].iter().map(|name| cache.exists(key(name)).unwrap()).collect()
+    };
+    assert_eq!(standing(&cache), [false, false, true, true]);
+    cache.set(key("n:1:a"), b"written after").unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    let cache = open();
+    assert_eq!(standing(&cache), [true, false, true, true]);
+    let mut keys = Vec::new();
+    let mut next = Some(hifz::memory::Cursor::default());
+    // Whatever is not loaded yet is loaded by being asked for.
+    for name in ["m:2:a", "n:1:a", "n:2:b"] {
+        assert!(cache.get(key(name)).unwrap().is_some());
+    }
+    while let Some(at) = next {
+        let (some, then) = cache.keys(at, 2);
+        keys.extend(some.iter().map(ToString::to_string));
+        next = then;
+    }
+    keys.sort();
+    assert_eq!(keys, ["m:2:a", "n:1:a", "n:2:b"]);
+}
+
+#[test]
+fn the_limit_can_be_lowered_while_running() {
+    let cache = memory_only();
+    for number in 0..100 {
+        cache.set(key(&format!("n:{number}")), &[0; 5000]).unwrap();
+    }
+    cache.set_memory(200_000);
+    assert!(cache.stats().memory_charged_bytes <= 200_000);
+    assert!(cache.exists(key("n:99")).unwrap() && !cache.exists(key("n:1")).unwrap());
+    assert_eq!(cache.namespaces()[0].0, "n");
+}
+
+#[test]
+fn an_invalidation_counts_each_entry_once() {
+    let cache = memory_only();
+    for number in 0..50 {
+        cache.set(key(&format!("n:{number}")), b"value").unwrap();
+    }
+    let namespace = Namespace::parse("n").unwrap();
+    assert_eq!(cache.invalidate_namespace(&namespace).unwrap(), 50);
+    assert_eq!(cache.invalidate_namespace(&namespace).unwrap(), 0);
+    cache.set(key("n:again"), b"value").unwrap();
+    assert_eq!(cache.clear_all().unwrap(), 1);
+    crate::common::eventually("the sweep", || (cache.stats().entries == 0).then_some(()));
 }
