@@ -57,7 +57,7 @@ pub mod source;
 pub use content::keys;
 pub use datadir::{DataDir, Run};
 pub use disk::{DiskState, DiskStatus};
-pub use engine::{Answer, Cache, CacheBuilder, Durability, Outcome, Policy, Stats};
+pub use engine::{Answer, Cache, CacheBuilder, Durability, Event, Outcome, Policy, Stats, Subscription};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern};

@@ -5,6 +5,7 @@
 
 mod builder;
 mod doomed;
+mod events;
 mod flight;
 mod invalidate;
 mod policy;
@@ -16,9 +17,9 @@ mod sweeper;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 pub use builder::{CacheBuilder, Durability};
+pub use events::{Event, Subscription};
 pub use policy::Policy;
 pub use read::{Answer, Outcome};
 pub use stats::Stats;
@@ -82,9 +83,25 @@ impl Cache {
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>> {
         self.refuse_if_closed()?;
         let found = read::get(self.state(), key);
-        let counter =
-            if found.is_some() { &self.state().counters.hits } else { &self.state().counters.misses };
-        stats::count(counter);
+        let counters = &self.state().counters;
+        if found.is_some() {
+            counters.hit();
+        } else {
+            counters.miss();
+        }
+        Ok(found)
+    }
+
+    /// What stands under each of `keys`, in their order; see [`Cache::get`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn get_many(&self, keys: &[KeyRef<'_>]) -> Result<Vec<Option<Entry>>> {
+        self.refuse_if_closed()?;
+        let found: Vec<_> = keys.iter().map(|key| read::get(self.state(), *key)).collect();
+        let hits = found.iter().flatten().count() as u64;
+        self.state().counters.hits(hits);
+        self.state().counters.misses(keys.len() as u64 - hits);
         Ok(found)
     }
 
@@ -113,7 +130,21 @@ impl Cache {
     /// `always` was asked for and the disk failed, [`ErrorKind::Closed`] after [`Cache::close`].
     pub fn set(&self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
         let policy = self.policy(key.namespace());
-        self.put(key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))
+        self.put(key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))?;
+        self.acknowledge()
+    }
+
+    /// Puts each value under its key with the lifetime of its namespace; with durability `always` one wait for the disk
+    /// serves them all.
+    ///
+    /// # Errors
+    /// As [`Cache::set`]; what stood before the refused one in the list has been put.
+    pub fn set_many(&self, values: &[(KeyRef<'_>, &[u8])]) -> Result<()> {
+        for (key, value) in values {
+            let policy = self.policy(key.namespace());
+            self.put(*key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))?;
+        }
+        self.acknowledge()
     }
 
     /// Puts `value` under `key` until `expires_at`.
@@ -121,7 +152,13 @@ impl Cache {
     /// # Errors
     /// As [`Cache::set`].
     pub fn set_until(&self, key: KeyRef<'_>, value: &[u8], expires_at: Timestamp) -> Result<()> {
-        self.put(key, value, |_, _| expires_at)
+        self.put(key, value, |_, _| expires_at)?;
+        self.acknowledge()
+    }
+
+    /// Waits for the disk where a write is to be on it before it is acknowledged.
+    fn acknowledge(&self) -> Result<()> {
+        if self.state().flushes_writes { self.flush() } else { Ok(()) }
     }
 
     fn put(&self, key: KeyRef<'_>, value: &[u8], expiry: impl Fn(Timestamp, u64) -> Timestamp) -> Result<()> {
@@ -155,7 +192,6 @@ impl Cache {
                 self.delete(key)?;
                 Err(too_large(value, state.memory.usage().limit_bytes))
             }
-            _ if state.flushes_writes => self.flush(),
             _ => Ok(()),
         }
     }
@@ -248,6 +284,12 @@ impl Cache {
         invalidated
     }
 
+    /// Tells from now on what leaves memory and why, within a quarter of a second.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.state().events.subscribe(&self.state().memory)
+    }
+
     /// The lifetimes of `namespace`.
     #[must_use]
     pub fn policy(&self, namespace: &str) -> Policy {
@@ -263,13 +305,8 @@ impl Cache {
     /// Its figures at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let (counters, usage) = (&self.state().counters, self.state().memory.usage());
-        Stats {
-            hits: counters.hits.load(Ordering::Relaxed),
-            misses: counters.misses.load(Ordering::Relaxed),
-            entries: usage.all.entries,
-            memory_charged_bytes: usage.all.bytes,
-        }
+        let ((hits, misses), usage) = (self.state().counters.sums(), self.state().memory.usage());
+        Stats { hits, misses, entries: usage.all.entries, memory_charged_bytes: usage.all.bytes }
     }
 
     /// How the disk tier is; `None` without one.

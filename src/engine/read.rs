@@ -13,7 +13,6 @@ use crate::source::{Loaded, Source};
 use super::Cache;
 use super::flight::{Flight, Role};
 use super::state::State;
-use super::stats::count;
 
 /// Where an answer came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +59,7 @@ pub(super) async fn get_or_load(
     let state = cache.state();
     loop {
         if let Some(entry) = state.live_in_memory(key) {
-            count(&state.counters.hits);
+            state.counters.hit();
             return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
         }
         if state.is_closed() {
@@ -70,7 +69,7 @@ pub(super) async fn get_or_load(
             Role::Leader(flight) => return lead(cache, key, source, flight).await,
             Role::Waiter(waiting) => {
                 if let Some(landing) = waiting.landing().await {
-                    count(&state.counters.misses);
+                    state.counters.miss();
                     return Ok(landing?.map(|entry| Answer { entry, outcome: Outcome::Joined }));
                 }
             }
@@ -87,11 +86,11 @@ async fn lead(cache: &Cache, key: KeyRef<'_>, source: &dyn Source, flight: Fligh
         None => promote(cache, key, &flight).await,
     };
     if let Some(entry) = promoted {
-        count(&state.counters.hits);
+        state.counters.hit();
         flight.land(Ok(Some(entry.clone())));
         return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
     }
-    count(&state.counters.misses);
+    state.counters.miss();
     match load(state, key, source, &flight).await {
         Ok(answer) => {
             flight.land(Ok(answer.as_ref().map(|answer| answer.entry.clone())));

@@ -15,6 +15,7 @@ use crate::key::KeyRef;
 use crate::memory::{Generations, Memory};
 
 use super::doomed::Doomed;
+use super::events::Events;
 use super::flight::Flights;
 use super::policy::Policies;
 use super::recovery::Recovering;
@@ -33,6 +34,7 @@ pub(super) struct State {
     pub(super) recovering: Recovering,
     pub(super) policies: Policies,
     pub(super) counters: Counters,
+    pub(super) events: Events,
     /// The largest value that is kept.
     pub(super) value_bytes_max: u64,
     /// The most entries in memory.
@@ -75,6 +77,7 @@ impl State {
             recovering: Recovering::default(),
             policies: parts.policies,
             counters: Counters::default(),
+            events: Events::default(),
             value_bytes_max: parts.value_bytes_max,
             entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,
@@ -103,7 +106,15 @@ impl State {
 
     /// Whether `entry` is fresh and of a living generation.
     pub(super) fn is_live(&self, entry: &Entry) -> bool {
-        entry.is_fresh(self.clock.now()) && self.generations.is_alive(entry)
+        self.is_fresh(entry) && self.generations.is_alive(entry)
+    }
+
+    /// Exact, but the exact clock is read only within the coarse one's lag of a deadline or of the storing.
+    fn is_fresh(&self, entry: &Entry) -> bool {
+        let coarse = self.clock.now_coarse();
+        let is_surely_fresh =
+            entry.stored_at() <= coarse && coarse.after(Clock::COARSE_LAG_MAX) < entry.expires_at();
+        is_surely_fresh || entry.is_fresh(self.clock.now())
     }
 
     /// Marks the cache as closed; true for the first to do so.

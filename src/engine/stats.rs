@@ -1,12 +1,60 @@
 //! Counters of what the cache did.
+//!
+//! A hit raises a counter of its thread's own stripe, so that no two threads write the same cache line (up to
+//! [`STRIPES`] of them); whoever wants the figure adds the stripes up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What has happened since the start; each field is raised by the read path alone.
+/// What has happened since the start.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
-    pub(super) hits: AtomicU64,
-    pub(super) misses: AtomicU64,
+    stripes: [Stripe; STRIPES],
+}
+
+/// The counters of some threads, on cache lines of their own (two, because processors fetch them in pairs).
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn hit(&self) {
+        self.hits(1);
+    }
+
+    pub(super) fn hits(&self, count: u64) {
+        self.stripe().hits.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn miss(&self) {
+        self.misses(1);
+    }
+
+    pub(super) fn misses(&self, count: u64) {
+        self.stripe().misses.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Hits and misses so far.
+    pub(super) fn sums(&self) -> (u64, u64) {
+        self.stripes.iter().fold((0, 0), |(hits, misses), stripe| {
+            (hits + stripe.hits.load(Ordering::Relaxed), misses + stripe.misses.load(Ordering::Relaxed))
+        })
+    }
+
+    fn stripe(&self) -> &Stripe {
+        &self.stripes[STRIPE.get() % STRIPES]
+    }
+}
+
+thread_local! {
+    /// Which stripe this thread counts on: the threads take them in turn.
+    static STRIPE: Cell<usize> = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        Cell::new(NEXT.fetch_add(1, Ordering::Relaxed))
+    };
 }
 
 /// The figures of a cache at one moment.
@@ -23,6 +71,5 @@ pub struct Stats {
     pub memory_charged_bytes: u64,
 }
 
-pub(super) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
+/// Threads beyond so many share.
+const STRIPES: usize = 16;

@@ -97,6 +97,7 @@ fn run(state: &Weak<State>, signal: &Signal) {
         let Some(state) = state.upgrade() else { return };
         state.clock.observe_wall();
         while state.memory.sweep(state.clock.now()).is_more_due {}
+        state.events.deliver(&state.memory);
         state.memory.look_at_resident();
         let raised = state.generations.latest();
         if raised != floor_swept {

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use hifz::clock::{Clock, Timestamp};
+use hifz::memory::Cause;
 use hifz::source::{Loaded, Loading, Source};
 use hifz::{
-    Cache, DataDir, Durability, Error, ErrorKind, Key, KeyRef, Namespace, Outcome, Pattern, Policy, Tag,
+    Cache, DataDir, Durability, Error, ErrorKind, Event, Key, KeyRef, Namespace, Outcome, Pattern, Policy,
+    Tag,
 };
 use tempfile::tempdir;
 use tokio::sync::Notify;
@@ -322,4 +324,26 @@ fn an_invalidation_counts_each_entry_once() {
     cache.set(key("n:again"), b"value").unwrap();
     assert_eq!(cache.clear_all().unwrap(), 1);
     crate::common::eventually("the sweep", || (cache.stats().entries == 0).then_some(()));
+}
+
+#[test]
+fn a_listener_is_told_what_left_and_why() {
+    let cache = Cache::builder().max_entries(Some(2)).open().unwrap();
+    let mut subscription = cache.subscribe();
+    let values: Vec<_> =
+        ["n:1", "n:2", "n:2", "n:3"].iter().map(|name| (key(name), b"value".as_slice())).collect();
+    cache.set_many(&values).unwrap();
+    cache.delete(key("n:3")).unwrap();
+    assert_eq!(cache.get_many(&[key("n:1"), key("n:2")]).unwrap().iter().flatten().count(), 1);
+    let told: Vec<_> = block_on(async {
+        let mut told = Vec::new();
+        while told.len() < 3 {
+            if let Some(Event::Removed(removal)) = subscription.next().await {
+                told.push((removal.key.to_string(), removal.cause));
+            }
+        }
+        told
+    });
+    let expected = [("n:2", Cause::Replaced), ("n:1", Cause::Evicted), ("n:3", Cause::Deleted)];
+    assert_eq!(told, expected.map(|(name, cause)| (name.to_owned(), cause)));
 }
