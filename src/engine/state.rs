@@ -106,15 +106,7 @@ impl State {
 
     /// Whether `entry` is fresh and of a living generation.
     pub(super) fn is_live(&self, entry: &Entry) -> bool {
-        self.is_fresh(entry) && self.generations.is_alive(entry)
-    }
-
-    /// Exact, but the exact clock is read only within the coarse one's lag of a deadline or of the storing.
-    fn is_fresh(&self, entry: &Entry) -> bool {
-        let coarse = self.clock.now_coarse();
-        let is_surely_fresh =
-            entry.stored_at() <= coarse && coarse.after(Clock::COARSE_LAG_MAX) < entry.expires_at();
-        is_surely_fresh || entry.is_fresh(self.clock.now())
+        entry.is_fresh_by(&self.clock) && self.generations.is_alive(entry)
     }
 
     /// Marks the cache as closed; true for the first to do so.
