@@ -273,3 +273,14 @@ fn assert_problem(server: &Server, path: &str, status: u16, code: &str) {
     assert_eq!(problem["status"], json!(status));
     assert_eq!(problem["request_id"].as_str(), reply.header("x-request-id"));
 }
+
+#[test]
+fn a_body_over_the_limit_is_told_so_even_while_it_is_still_sent() {
+    let directory = tempdir().unwrap();
+    let server = Server::start_with(directory.path(), &["--limits-body", "1MB"]);
+    let body = vec![b' '; 1_900_000];
+    for (method, path) in [("PUT", "/admin/v1/surahs/112"), ("POST", "/admin/v1/import")] {
+        let reply = server.admin(method, path, &body);
+        assert_eq!((reply.status, &reply.json()["code"]), (413, &json!("DOCUMENT_TOO_LARGE")), "{path}");
+    }
+}

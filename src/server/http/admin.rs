@@ -195,6 +195,7 @@ async fn read_whole(site: &Site, mut body: Body) -> Result<Vec<u8>, Problem> {
     let mut whole = Vec::new();
     while let Some(chunk) = next_chunk(&mut body, site.limits.body_timeout).await? {
         if (whole.len() + chunk.len()) as u64 > site.limits.body {
+            skim(site, body).await;
             return Err(too_large(site).into());
         }
         whole.extend_from_slice(&chunk);
@@ -219,17 +220,19 @@ async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<
         fed += chunk.len() as u64;
         if fed > site.limits.body {
             let error = std::io::Error::other(too_large(site));
-            return sender.send(Err(error)).await.unwrap_or_default();
+            sender.send(Err(error)).await.unwrap_or_default();
+            return skim(site, body).await;
         }
         if sender.send(Ok(chunk)).await.is_err() {
-            // The reader has refused the archive. What is left is read and dropped, so that the client, still sending,
-            // gets to see why.
-            return skim(site, body, fed).await;
+            // The reader has refused the archive.
+            return skim(site, body).await;
         }
     }
 }
 
-async fn skim(site: &Site, mut body: Body, mut skimmed: u64) {
+/// Reads on and drops, as much as one body may have, so that a client that still sends gets to see why it was refused.
+async fn skim(site: &Site, mut body: Body) {
+    let mut skimmed = 0;
     while let Ok(Some(chunk)) = next_chunk(&mut body, site.limits.body_timeout).await {
         skimmed += chunk.len() as u64;
         if skimmed > site.limits.body {
