@@ -8,7 +8,7 @@
 //! Cost: a read of one small file per step, a walk of the allocator's free lists when memory is to be returned.
 //! Off until [`Resident::watch`] names a base. It knows nothing of entries.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -19,7 +19,7 @@ pub(super) struct Resident {
     /// Resident bytes of the process with an empty tier; 0 while nobody watches.
     base: AtomicU64,
     /// Bytes inserted since the last step.
-    inserted: AtomicU64,
+    inserted: AtomicI64,
     /// Held by whoever takes the step; what the last one that returned memory saw.
     step: Mutex<Last>,
 }
@@ -31,13 +31,6 @@ struct Last {
     file: Option<std::fs::File>,
 }
 
-/// What a step looked at, and what it asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Looked {
-    /// How much of the limit to withhold from now on.
-    pub(super) withhold: u64,
-}
-
 impl Resident {
     pub(super) fn watch(&self, base: u64) {
         self.base.store(base, Ordering::Relaxed);
@@ -45,29 +38,27 @@ impl Resident {
 
     /// Notes bytes that were inserted; says whether it is time for a step.
     #[inline]
-    pub(super) fn is_time(&self, inserted: usize, limit: u64) -> bool {
-        if self.base.load(Ordering::Relaxed) == 0 {
+    pub(super) fn is_time(&self, inserted: i64, limit: u64) -> bool {
+        if inserted <= 0 || self.base.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let inserted = inserted as u64;
         let sum = self.inserted.fetch_add(inserted, Ordering::Relaxed) + inserted;
-        sum > (limit / STEPS_PER_LIMIT).clamp(STEP_MIN, STEP_MAX)
+        sum > i64::try_from(limit / STEPS_PER_LIMIT).unwrap_or(i64::MAX).clamp(STEP_MIN, STEP_MAX)
     }
 
-    /// One step, unless another thread is taking it.
-    pub(super) fn look(&self, limit: u64, before: u64) -> Option<Looked> {
+    /// One step, unless another thread is taking it: how much of the limit to withhold from now on.
+    pub(super) fn look(&self, limit: u64, before: u64) -> Option<u64> {
         let base = self.base.load(Ordering::Relaxed);
         if base == 0 {
             return None;
         }
         let mut last = self.step.try_lock()?;
         self.inserted.store(0, Ordering::Relaxed);
-        let room = base + limit + limit / ROOM_PART;
+        let room = base + limit + (limit / ROOM_PART).max(ROOM_MIN);
         let mut resident = last.resident()?;
-        // Returning memory pays only when enough became free since the last time.
-        let is_worth = resident > last.after_release.saturating_add(limit / RELEASE_PART)
-            || resident + limit / 100 > room;
-        if resident > room - limit / HEADROOM_PART && is_worth {
+        // Returning memory pays only when enough may have become free since the last time.
+        let is_worth = resident > last.after_release.saturating_add(limit / RELEASE_PART);
+        if resident > room - limit / HEADROOM_PART && (is_worth || resident > room) {
             release::free_memory();
             resident = last.resident()?;
             last.after_release = resident;
@@ -76,7 +67,7 @@ impl Resident {
         // Up at once, down by a part of what is withheld, or less where there is little room.
         let spare = room.saturating_sub(resident);
         let withhold = if excess > 0 { before + excess } else { before - (before / 8).min(spare / 2) };
-        Some(Looked { withhold: withhold.min(limit / 2) })
+        Some(withhold.min(limit / 2))
     }
 }
 
@@ -114,6 +105,9 @@ pub fn resident_now() -> Option<u64> {
 /// The resident size may exceed base and limit by one part in so many.
 const ROOM_PART: u64 = 16;
 
+/// But by so much always: next to a small cache the rest of the process is not small.
+const ROOM_MIN: u64 = 24 << 20;
+
 /// Free memory is returned when less than one part in so many of the limit is left below that.
 const HEADROOM_PART: u64 = 32;
 
@@ -121,8 +115,8 @@ const HEADROOM_PART: u64 = 32;
 const RELEASE_PART: u64 = 64;
 
 const STEPS_PER_LIMIT: u64 = 128;
-const STEP_MIN: u64 = 256 << 10;
-const STEP_MAX: u64 = 4 << 20;
+const STEP_MIN: i64 = 256 << 10;
+const STEP_MAX: i64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -131,23 +125,25 @@ mod tests {
     #[test]
     fn nobody_watching_costs_nothing_and_withholds_nothing() {
         let resident = Resident::default();
-        assert!(!resident.is_time(usize::MAX / 2, 1 << 20));
+        assert!(!resident.is_time(i64::MAX / 2, 1 << 20));
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn an_excess_is_withheld_and_given_back_when_it_is_over() {
+        let ballast = vec![1_u8; 64 << 20];
         let now = resident_now().unwrap();
         let resident = Resident::default();
         // With next to nothing as base this process is far above a limit of a megabyte.
         resident.watch(1);
         assert!(resident.is_time(1 << 20, 1 << 20));
-        assert_eq!(resident.look(1 << 20, 0), Some(Looked { withhold: 1 << 19 }));
+        assert_eq!(resident.look(1 << 20, 0), Some(1 << 19));
         resident.watch(now * 2);
         let mut withheld = 1 << 19;
         for _ in 0..100 {
-            withheld = resident.look(1 << 20, withheld).unwrap().withhold;
+            withheld = resident.look(1 << 20, withheld).unwrap();
         }
         assert!(withheld < 100, "{withheld}");
+        drop(ballast);
     }
 }
