@@ -120,7 +120,9 @@ impl State {
             let next_bound = second(bounds);
             let Some(mut first) = bounds.peek_mut() else { return false };
             let Reverse((bound, at)) = &mut *first;
-            let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else { return false };
+            let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else {
+                return false;
+            };
             if !queue.victims.is_empty() {
                 *bound = self.evict_from_shard(shard, queue, self.plan(over, next_bound), gone).max(*bound);
                 return true;

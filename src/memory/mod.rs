@@ -16,9 +16,12 @@ mod budget;
 mod events;
 mod eviction;
 mod expiry;
+mod generations;
 #[cfg(test)]
 mod model;
 mod namespaces;
+mod release;
+mod resident;
 mod scan;
 mod shard;
 mod state;
@@ -30,7 +33,9 @@ use std::time::Duration;
 pub use self::budget::Limits;
 pub use self::events::{Cause, Removal};
 pub use self::expiry::Swept;
+pub use self::generations::{FLOORS_MAX, FloorList, Generations};
 pub use self::namespaces::{NAMESPACES_MAX, OVERFLOW_NAME};
+pub use self::resident::resident_now;
 pub use self::scan::{Cursor, Scanned, Verdict};
 use self::shard::Tally;
 pub use self::state::Insertion;
@@ -62,6 +67,18 @@ impl Memory {
                 self.0.evict_from(number);
             }
         }
+    }
+
+    /// Holds the resident size of the process within `base_bytes` plus the limit and a little more from now on: free
+    /// memory is returned to the system, and what that does not bring is given up of the limit. `base_bytes` is what
+    /// the process holds without the tier; 0 ends it.
+    pub fn watch_resident(&self, base_bytes: u64) {
+        self.0.resident.watch(base_bytes);
+    }
+
+    /// Looks at the resident size now, as insertions do from time to time; for a tick while nobody inserts.
+    pub fn look_at_resident(&self) {
+        self.0.look_at_resident();
     }
 
     /// Gives up this much of the limit, from now on, to memory that the process holds beside the entries.

@@ -23,6 +23,8 @@ pub(super) struct Inner {
     pub(super) next_due: Due,
     /// What stands here by number of namespace.
     pub(super) tallies: Vec<Tally>,
+    /// What came in, replacing or not, since the watch of the resident size was told.
+    pub(super) arrived: i64,
     /// What came in less what went out since the last settlement with the whole tier.
     pub(super) unsettled: Tally,
 }
@@ -56,6 +58,7 @@ impl Shard {
             base,
             next_due: NEVER_DUE,
             tallies: Vec::new(),
+            arrived: 0,
             unsettled: Tally::default(),
         }))
     }

@@ -15,6 +15,7 @@ use super::events::{Cause, Events};
 use super::eviction::Evictor;
 use super::expiry::Hand;
 use super::namespaces::{Namespace, Namespaces};
+use super::resident::Resident;
 use super::shard::{Inner, Shard, Tally};
 use super::table::{Due, Id, NEVER_DUE};
 use super::ticks;
@@ -34,6 +35,7 @@ pub(super) struct State {
     /// How far the sweep has come.
     pub(super) hand: Mutex<Hand>,
     pub(super) events: Events,
+    pub(super) resident: Resident,
     /// Where coarse deadlines begin to count.
     started_at: Timestamp,
 }
@@ -64,6 +66,7 @@ impl State {
             evictor: Mutex::new(Evictor::new(shards)),
             hand: Mutex::default(),
             events: Events::default(),
+            resident: Resident::default(),
             started_at: clock.now(),
         }
     }
@@ -108,7 +111,12 @@ impl State {
             }
         };
         let is_settled = self.settle(&mut inner);
+        let arrived =
+            if is_settled || inner.arrived > ARRIVED_MAX { std::mem::take(&mut inner.arrived) } else { 0 };
         drop(inner);
+        if self.resident.is_time(arrived, self.budget.bytes_max()) {
+            self.look_at_resident();
+        }
         if let Some(old) = old {
             self.events.record(&old, Cause::Replaced);
         }
@@ -198,6 +206,18 @@ impl State {
         must
     }
 
+    /// Gives way where the process holds more than it should.
+    #[cold]
+    pub(super) fn look_at_resident(&self) {
+        let (limit, withheld) = (self.budget.bytes_max(), self.budget.withheld());
+        if let Some(withhold) = self.resident.look(limit, withheld)
+            && withhold != withheld
+        {
+            self.budget.withhold(withhold);
+            self.evict();
+        }
+    }
+
     /// Brings every shard's changes to the sums.
     pub(super) fn settle_all(&self) {
         for shard in &self.shards {
@@ -248,14 +268,18 @@ impl State {
         // Asked under the lock: `set_share` walks the shards after it has set the class.
         let class = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::class);
         let (id, due) = (Id::new(hash, class), self.due_of(&entry));
-        self.count(inner, id, &entry, Tally::of(&entry));
+        let tally = Tally::of(&entry);
+        inner.arrived += tally.bytes;
+        self.count(inner, id, &entry, tally);
         inner.insert(id, entry, ticks::next(self.budget.is_strict()), due);
     }
 
     fn replace(&self, inner: &mut Inner, at: usize, entry: Entry) -> Option<Entry> {
         let id = inner.table.slot(at)?.id();
         let due = self.due_of(&entry);
-        self.count(inner, id, &entry, Tally::of(&entry));
+        let tally = Tally::of(&entry);
+        inner.arrived += tally.bytes;
+        self.count(inner, id, &entry, tally);
         let old = inner.replace(at, entry, ticks::next(self.budget.is_strict()), due)?;
         self.count(inner, id, &old, Tally::of(&old).negated());
         Some(old)
@@ -275,6 +299,9 @@ fn shard_count(limits: Limits) -> usize {
     let wanted = usize::try_from(by_entries.min(limits.bytes / SHARD_BYTES)).unwrap_or(usize::MAX);
     wanted.clamp(SHARDS_MIN, SHARDS_MAX).next_power_of_two()
 }
+
+/// Bytes that may arrive in a shard before the watch of the resident size hears of them.
+const ARRIVED_MAX: i64 = 64 << 10;
 
 const SHARD_BYTES: u64 = 4 << 20;
 const SHARD_ENTRIES: u64 = 2048;

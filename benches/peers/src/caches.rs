@@ -10,7 +10,7 @@ use std::time::Duration;
 use hifz::KeyRef;
 use hifz::clock::{Clock, Timestamp};
 use hifz::entry::{Entry, Parts};
-use hifz::memory::{Limits, Memory};
+use hifz::memory::{Limits, Memory, resident_now};
 use parking_lot::Mutex;
 
 /// A limit: so many entries of any size, or so many bytes.
@@ -56,7 +56,9 @@ impl Hifz {
         let clock = Clock::system();
         let stored_at = clock.now();
         let expires_at = stored_at.after(Duration::from_secs(3600));
-        Self { memory: Memory::new(limits, clock.clone()), clock, stored_at, expires_at }
+        let memory = Memory::new(limits, clock.clone());
+        memory.watch_resident(resident_now().unwrap_or(0));
+        Self { memory, clock, stored_at, expires_at }
     }
 }
 
