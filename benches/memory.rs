@@ -13,7 +13,7 @@ use hifz::{Key, KeyRef};
 
 fn main() {
     let clock = Clock::system();
-    let expires_at = clock.now().after(Duration::from_secs(3600));
+    let expires_at = clock.now().after(Duration::from_hours(1));
     let memory = Memory::new(Limits { bytes: 1 << 30, entries: Some(100_000) }, clock.clone());
     let generations = Generations::new();
     let made = |key: KeyRef<'_>| {
