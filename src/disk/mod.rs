@@ -194,6 +194,22 @@ impl Disk {
         }
     }
 
+    /// Kills what is older than `sequence` under each of `keys` for this process, without waiting for the disk: from
+    /// the return on no read finds it. What is acknowledged needs [`Disk::delete`] as well.
+    pub(crate) fn bury(&self, keys: &[Key], sequence: u64) {
+        let mut marks = self.shared.marks.write();
+        for key in keys {
+            marks.bury(fingerprint(key.as_key_ref()), sequence);
+        }
+    }
+
+    /// As [`Disk::bury`], for a floor; what is acknowledged needs [`Disk::raise`] as well.
+    pub(crate) fn mark(&self, floor: Floor, sequence: u64) {
+        let mut marks = self.shared.marks.write();
+        let floor = marks.bounded(floor);
+        marks.raise(&floor, sequence);
+    }
+
     /// Kills what is older than `sequence` under each of `keys`, durably.
     ///
     /// # Errors

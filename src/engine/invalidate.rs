@@ -17,9 +17,12 @@ use super::state::State;
 pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
     let sequence = state.next_sequence();
     state.recovering.deleted(keys);
-    let mut stood = 0;
+    let stood = keys.iter().map(|key| u64::from(stands(state, key.as_key_ref()))).sum();
+    // Dead on disk before anything leaves memory: a read that misses in between must not bring the old record back.
+    if let Some(disk) = &state.disk {
+        disk.bury(keys, sequence);
+    }
     for key in keys {
-        stood += u64::from(stands(state, key.as_key_ref()));
         state.flights.supersede(key.as_key_ref());
         state.memory.remove(key.as_key_ref());
     }
@@ -58,6 +61,10 @@ pub(super) fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
     }
     let sequence = state.next_sequence();
     state.recovering.end();
+    // As for keys: dead on disk first.
+    if let Some(disk) = &state.disk {
+        disk.mark(Floor::Pattern(pattern.clone()), sequence);
+    }
     state.flights.supersede_where(|key| pattern.matches(key.as_str()));
     let stood = remove(state, |entry| entry.sequence() < sequence && pattern.matches(entry.key().as_str()));
     raise(state, Floor::Pattern(pattern.clone()), sequence)?;

@@ -4,7 +4,7 @@
 //! for some to come back. A peer that sends its head slowly, or neither sends nor takes anything, is given up. A stop lets every request under way finish within a grace period and takes no new ones.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,8 @@ impl Bound {
 
     async fn bind_unix(path: PathBuf) -> io::Result<Self> {
         // A socket nobody answers on was left behind by a process that did not end in order.
-        if path.exists() && tokio::net::UnixStream::connect(&path).await.is_err() {
+        let is_socket = std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket && tokio::net::UnixStream::connect(&path).await.is_err() {
             std::fs::remove_file(&path)?;
         }
         let listener = UnixListener::bind(&path)?;

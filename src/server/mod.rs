@@ -12,7 +12,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use rand::Rng as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -43,6 +43,10 @@ fn serve(settings: &Settings) -> Result<()> {
 }
 
 async fn run(settings: &Settings) -> Result<()> {
+    let mut signals = Signals::register()?;
+    // A file-size limit is to be an error of the write, not the end of the process: a handler replaces the default.
+    let _file_size = signal(SignalKind::from_raw(SIGXFSZ))
+        .map_err(|error| Error::new(ErrorKind::Busy, "signals cannot be awaited").because(error))?;
     let directory = DataDir::open(&settings.data_dir)?;
     let (token, token_from) = admin_token(settings, &directory)?;
     let clock = Clock::system();
@@ -69,10 +73,10 @@ async fn run(settings: &Settings) -> Result<()> {
     let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
     let mut serving = doors.serve(&site, &reception);
 
-    await_signal().await?;
+    signals.next().await;
     tracing::info!("stopping: finishing what is under way");
     stop.send_replace(true);
-    tokio::spawn(exit_at_second_signal());
+    tokio::spawn(exit_at_second_signal(signals));
     while serving.join_next().await.is_some() {}
     draining.abort();
     let closed = blocking::unblock(move || cache.close()).await;
@@ -182,23 +186,37 @@ fn announce(settings: &Settings, doors: &Doors, site: &Site, token_from: &str) -
     Ok(())
 }
 
-async fn await_signal() -> Result<()> {
-    let failed = |error| Error::new(ErrorKind::Busy, "signals cannot be awaited").because(error);
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+/// The signals that end the process in order; registered before anything is opened, so that none is missed.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn exit_at_second_signal() {
-    if await_signal().await.is_ok() {
-        tracing::warn!("second signal: leaving at once");
-        std::process::exit(EXIT_AT_ONCE);
+impl Signals {
+    fn register() -> Result<Self> {
+        let failed = |error| Error::new(ErrorKind::Busy, "signals cannot be awaited").because(error);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
+
+async fn exit_at_second_signal(mut signals: Signals) {
+    signals.next().await;
+    tracing::warn!("second signal: leaving at once");
+    std::process::exit(EXIT_AT_ONCE);
+}
+
+/// The signal of a write beyond the limit of a file's size, on Linux and the BSDs alike.
+const SIGXFSZ: i32 = 25;
 
 /// The exit code of a stop that did not wait.
 const EXIT_AT_ONCE: i32 = 1;

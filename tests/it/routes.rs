@@ -1,5 +1,7 @@
 //! The doors, tried with a plain client against the real binary.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
@@ -283,4 +285,41 @@ fn a_body_over_the_limit_is_told_so_even_while_it_is_still_sent() {
         let reply = server.admin(method, path, &body);
         assert_eq!((reply.status, &reply.json()["code"]), (413, &json!("DOCUMENT_TOO_LARGE")), "{path}");
     }
+}
+
+#[test]
+fn after_an_acknowledged_change_no_read_sees_the_older_text_while_others_read() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let mut surah = server.get("/api/v1/surahs/108").json();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    assert_eq!(server.get("/api/v1/surahs/108").status, 200);
+                }
+            });
+        }
+        let mut stale = Vec::new();
+        for number in 0..120 {
+            surah["ayahs"][0]["text"] = json!(number.to_string());
+            let put = server.admin("PUT", "/admin/v1/surahs/108", surah.to_string().as_bytes());
+            let read = server.get("/api/v1/surahs/108").json();
+            if put.status != 200 || read["ayahs"][0]["text"] != surah["ayahs"][0]["text"] {
+                stale.push(number);
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        assert!(stale.is_empty(), "stale after the changes {stale:?}");
+    });
+}
+
+#[test]
+fn a_page_of_another_origin_may_ask_first() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let asked = [("Origin", "http://x"), ("Access-Control-Request-Method", "GET")];
+    let reply = server.send("OPTIONS", "/api/v1/surahs/2", &asked, b"");
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, Some("*")));
 }
