@@ -10,10 +10,10 @@
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use redb::{
@@ -30,13 +30,21 @@ pub(super) struct Database {
     /// The handle in use, `None` after it met an error that only opening the file again clears. Locked only to look
     /// at or to replace it, never during a transaction.
     handle: Mutex<Option<Arc<Redb>>>,
+    /// Device and inode of the file, once it stands at its place: a change must not go to a file that has lost its name.
+    identity: OnceLock<(u64, u64)>,
 }
 
 impl Database {
     /// Opens `file`, which must exist.
     pub(super) fn open(file: &Path) -> Result<Self> {
         let handle = open_file(file)?;
-        Ok(Self { file: file.to_owned(), handle: Mutex::new(Some(Arc::new(handle))) })
+        let database = Self {
+            file: file.to_owned(),
+            handle: Mutex::new(Some(Arc::new(handle))),
+            identity: OnceLock::new(),
+        };
+        database.note_identity()?;
+        Ok(database)
     }
 
     /// Makes `file` with what `seed` writes: under another name first, so that `file` is there in full or not at all.
@@ -45,12 +53,17 @@ impl Database {
         let fresh = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun);
         fresh.map_err(|error| failed(&begun, "cannot be made", error))?;
         let handle = fenced(|| builder().create(&begun).map_err(|error| opening(&begun, error)))?;
-        let database = Self { file: file.to_owned(), handle: Mutex::new(Some(Arc::new(handle))) };
+        let database = Self {
+            file: file.to_owned(),
+            handle: Mutex::new(Some(Arc::new(handle))),
+            identity: OnceLock::new(),
+        };
         database.write(seed)?;
         std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
         synced.map_err(|error| failed(folder, "cannot be synced", error))?;
+        database.note_identity()?;
         Ok(database)
     }
 
@@ -67,8 +80,31 @@ impl Database {
         })
     }
 
+    fn note_identity(&self) -> Result<()> {
+        let found = std::fs::metadata(&self.file)
+            .map_err(|error| failed(&self.file, "cannot be looked at", error))?;
+        self.identity.get_or_init(|| (found.dev(), found.ino()));
+        Ok(())
+    }
+
+    /// Whether the file still stands where the next start will look for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it does not.
+    pub(super) fn check_in_place(&self) -> Result<()> {
+        let Some(identity) = self.identity.get() else { return Ok(()) };
+        match std::fs::metadata(&self.file) {
+            Ok(found) if (found.dev(), found.ino()) == *identity => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::DiskFailed,
+                "the content store is gone from its place, nothing can be changed",
+            )),
+        }
+    }
+
     /// Runs `body` in one transaction: all of it is on disk when this returns `Ok`, none of it otherwise.
     pub(super) fn write<T>(&self, body: impl FnOnce(&mut WriteRows<'_>) -> Result<T>) -> Result<T> {
+        self.check_in_place()?;
         self.attempt(|database| {
             let mut transaction = database.begin_write().map_err(|error| stored(error.into()))?;
             transaction.set_durability(Durability::Immediate).map_err(|error| stored(error.into()))?;

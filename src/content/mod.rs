@@ -349,6 +349,14 @@ impl Store {
         self.database.read(|rows| export::write(rows, out))
     }
 
+    /// Whether the file still stands where the next start will look for it; without it nothing can be changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it does not.
+    pub fn check_in_place(&self) -> Result<()> {
+        self.database.check_in_place()
+    }
+
     /// How much content there is.
     ///
     /// # Errors

@@ -161,3 +161,15 @@ fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_ackn
     }
     assert!(acknowledged > 0);
 }
+
+#[test]
+fn nothing_is_acknowledged_into_a_content_store_that_has_lost_its_place() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let surah = server.get("/api/v1/surahs/112");
+    std::fs::remove_file(directory.path().join("content.redb")).unwrap();
+    let put = server.admin("PUT", "/admin/v1/surahs/112", &surah.body);
+    assert_eq!((put.status, &put.json()["code"]), (503, &json!("DISK_FAILED")));
+    assert_eq!(server.get("/api/v1/surahs/2").status, 200);
+    assert_eq!(server.get("/api/v1/health").json()["components"]["content"]["status"], json!("degraded"));
+}

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::content::keys::SurahNumber;
 use crate::disk::DiskState;
+use crate::error::Error;
 
 use super::Site;
 
@@ -90,9 +91,14 @@ async fn content(site: &Site) -> Component {
     let store = site.store.clone();
     // One document read and its digest checked: enough to know the store answers, and cheap enough to be asked often.
     let first = SurahNumber::all().next();
-    match blocking::unblock(move || first.map(|first| store.surah(first, None)).transpose()).await {
-        Ok(_) => Component::OK,
-        Err(error) => Component::unavailable(error.to_string()),
+    let look = move || {
+        first.map(|first| store.surah(first, None)).transpose()?;
+        Ok(store.check_in_place())
+    };
+    match blocking::unblock(look).await {
+        Ok(Ok(())) => Component::OK,
+        Ok(Err(error)) => Component::degraded(error.to_string()),
+        Err::<_, Error>(error) => Component::unavailable(error.to_string()),
     }
 }
 
