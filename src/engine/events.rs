@@ -1,4 +1,4 @@
-//! Telling listeners what left memory and why, off the hot path and within bounds.
+//! Telling listeners what left memory and why, and what else changed, off the hot path and within bounds.
 //!
 //! The memory tier queues removals only while somebody listens; the sweeper hands them on at each tick. A listener
 //! that is too slow is told how many it missed.
@@ -8,11 +8,12 @@ use std::fmt;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use crate::key::Key;
 use crate::memory::{Memory, Removal};
 
 /// The sending end, held by the cache.
 #[derive(Debug)]
-pub(super) struct Events(broadcast::Sender<Removal>);
+pub(super) struct Events(broadcast::Sender<Event>);
 
 impl Default for Events {
     fn default() -> Self {
@@ -27,10 +28,19 @@ impl Events {
         Subscription(receiver)
     }
 
+    /// Tells whoever listens; costs one look at a counter when nobody does. Never under a lock.
+    #[expect(dead_code, reason = "the first to tell something comes next")]
+    pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
+        if self.0.receiver_count() > 0 {
+            // An error means that the last listener has just left.
+            self.0.send(event()).map(|_| ()).unwrap_or_default();
+        }
+    }
+
     /// Hands on what has queued up; stops the queueing when nobody listens any more.
     pub(super) fn deliver(&self, memory: &Memory) {
         for removal in memory.removals() {
-            if self.0.send(removal).is_err() {
+            if self.0.send(Event::Removed(removal)).is_err() {
                 memory.listen(false);
                 return;
             }
@@ -44,18 +54,41 @@ impl Events {
 pub enum Event {
     /// An entry left memory.
     Removed(Removal),
+    /// Keys, a namespace, a tag, a pattern or everything was invalidated.
+    Invalidated {
+        /// What was named, as `key a:b`, `namespace quran`, `tag surahs`, `pattern a:*` or `all`.
+        what: String,
+        /// How many live entries that were; for tags an upper bound.
+        count: u64,
+    },
+    /// A source answered something unacceptable under this key, and what stood there stays.
+    Rejected {
+        /// The key.
+        key: Key,
+        /// What was wrong.
+        reason: String,
+    },
+    /// A part (`disk`, `source`, …) changed its state.
+    StateChanged {
+        /// The part.
+        part: &'static str,
+        /// Its new state, as in health: `ok`, `degraded`, `unavailable`.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// The listener was too slow for so many events.
     Missed(u64),
 }
 
 /// A listener's end; dropping it ends the listening.
-pub struct Subscription(broadcast::Receiver<Removal>);
+pub struct Subscription(broadcast::Receiver<Event>);
 
 impl Subscription {
     /// The next event, as soon as there is one; `None` once the cache is gone.
     pub async fn next(&mut self) -> Option<Event> {
         match self.0.recv().await {
-            Ok(removal) => Some(Event::Removed(removal)),
+            Ok(event) => Some(event),
             Err(RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
             Err(RecvError::Closed) => None,
         }

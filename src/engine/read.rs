@@ -14,18 +14,65 @@ use super::Cache;
 use super::flight::{Flight, Role};
 use super::state::State;
 
-/// Where an answer came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where an answer came from. Each has one name, the same in types, logs, metrics, events and `Cache-Status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// From memory or disk.
+    /// From memory or disk, fresh.
     Hit,
+    /// From memory or disk, past its lifetime but within its stale window, because a load took too long.
+    Stale,
+    /// From memory or disk, past its lifetime, while a load that nobody waits for brings the next one.
+    Revalidating,
     /// From the source, and kept.
     Miss,
     /// From a load that another caller had begun.
     Joined,
-    /// From the source, and not kept: too large, or overtaken by an invalidation.
+    /// The source had said that there is none, and that still holds.
+    Negative,
+    /// From memory or disk, past its lifetime, because the source failed.
+    Fallback,
+    /// From the source, and not kept: too large, not to be stored, or overtaken by an invalidation.
     Bypass,
+    /// The source answered something that is not acceptable, and nothing older could be served.
+    Rejected,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of [`Outcome::index`].
+    pub const ALL: [Self; 9] = [
+        Self::Hit,
+        Self::Stale,
+        Self::Revalidating,
+        Self::Miss,
+        Self::Joined,
+        Self::Negative,
+        Self::Fallback,
+        Self::Bypass,
+        Self::Rejected,
+    ];
+
+    /// Its one name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Stale => "stale",
+            Self::Revalidating => "revalidating",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+            Self::Negative => "negative",
+            Self::Fallback => "fallback",
+            Self::Bypass => "bypass",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// Its place in [`Outcome::ALL`], for tables by outcome.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
 }
 
 /// An entry and where it came from.

@@ -90,7 +90,13 @@ fn cache_status(outcome: Outcome, entry: &Entry, now: Timestamp) -> String {
         }
         Outcome::Miss => status.push_str("fwd=miss; stored"),
         Outcome::Joined => status.push_str("fwd=miss; collapsed; detail=joined"),
+        Outcome::Stale | Outcome::Revalidating | Outcome::Fallback => {
+            let late = now.since(entry.expires_at()).as_secs();
+            write!(status, "hit; ttl=-{late}; detail={}", outcome.name()).unwrap_or_default();
+        }
+        Outcome::Negative => status.push_str("hit; detail=negative"),
         Outcome::Bypass => status.push_str("fwd=bypass"),
+        Outcome::Rejected => status.push_str("fwd=miss; detail=rejected"),
     }
     status
 }
