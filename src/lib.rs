@@ -25,9 +25,9 @@
 //! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`] | the ground: failures, time, names, globs, bytes of small metadata | everything below |
 //! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
 //! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
-//! | [`memory`] | entries in order of use within a limit; generations | disk, threads, metrics |
+//! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
 //! | [`disk`] | entries and invalidations in two redb files; only ever a copy | memory, sources |
-//! | [`engine`] | [`Cache`]: read path, single flight, invalidation, sweeping, warm restart | HTTP, the Quran, redb |
+//! | [`engine`] | [`Cache`]: read path, single flight, invalidation, sweeping, warm restart, figures | HTTP, the Quran, redb |
 //! | `content` (feature) | the system of record: text, reciters, translations, outbox, import, export | HTTP, engine, disk |
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
@@ -57,7 +57,10 @@ pub mod source;
 pub use content::keys;
 pub use datadir::{DataDir, Run};
 pub use disk::{DiskState, DiskStatus};
-pub use engine::{Answer, Cache, CacheBuilder, Durability, Event, Outcome, Policy, Stats, Subscription};
+pub use engine::{
+    Answer, Cache, CacheBuilder, Durability, Event, Happened, Latencies, MissReason, NamespaceStats,
+    Operation, Outcome, Policy, Stats, Subscription,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern};

@@ -12,6 +12,7 @@ use crate::memory::{Cause, Cursor, Verdict};
 use crate::pattern::Pattern;
 
 use super::state::State;
+use super::stats::Operation;
 
 /// Takes out each of `keys`; how many of them stood in memory or on disk.
 pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
@@ -25,6 +26,7 @@ pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
     for key in keys {
         state.flights.supersede(key.as_key_ref());
         state.memory.remove(key.as_key_ref());
+        state.count_done(key.namespace(), Operation::Delete, 1);
     }
     if let Some(disk) = &state.disk {
         disk.delete(keys, sequence)?;
@@ -39,6 +41,7 @@ pub(super) fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
     let kill = || state.generations.raise_namespace(namespace.as_str(), sequence);
     let stood = state.doomed.kill([(namespace.as_str(), standing)].into_iter(), kill);
     state.flights.supersede_where(|key| key.namespace() == namespace.as_str());
+    state.count_done(namespace.as_str(), Operation::Invalidate, 1);
     raise(state, Floor::Namespace(namespace.clone()), sequence)?;
     Ok(stood)
 }

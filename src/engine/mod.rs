@@ -8,6 +8,7 @@ mod doomed;
 mod events;
 mod flight;
 mod invalidate;
+mod latency;
 mod policy;
 mod read;
 mod recovery;
@@ -22,7 +23,7 @@ pub use builder::{CacheBuilder, Durability};
 pub use events::{Event, Subscription};
 pub use policy::Policy;
 pub use read::{Answer, Outcome};
-pub use stats::Stats;
+pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stats};
 
 use crate::clock::Timestamp;
 use crate::disk::DiskStatus;
@@ -35,6 +36,7 @@ use crate::source::Source;
 
 use recovery::Recovery;
 use state::State;
+use stats::Counters;
 use sweeper::Sweeper;
 
 /// A bounded cache with its own persistent store; cheap to clone, every clone is the same cache.
@@ -82,14 +84,13 @@ impl Cache {
     /// [`ErrorKind::Closed`] after [`Cache::close`].
     pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>> {
         self.refuse_if_closed()?;
-        let found = read::get(self.state(), key);
-        let counters = &self.state().counters;
-        if found.is_some() {
-            counters.hit();
-        } else {
-            counters.miss();
+        let (state, begun) = (self.state(), Counters::begin());
+        let found = read::get(state, key);
+        match &found {
+            Ok(entry) => state.count_hit(entry, begun),
+            Err(reason) => state.count_miss(key, *reason),
         }
-        Ok(found)
+        Ok(found.ok())
     }
 
     /// What stands under each of `keys`, in their order; see [`Cache::get`].
@@ -98,11 +99,7 @@ impl Cache {
     /// [`ErrorKind::Closed`] after [`Cache::close`].
     pub fn get_many(&self, keys: &[KeyRef<'_>]) -> Result<Vec<Option<Entry>>> {
         self.refuse_if_closed()?;
-        let found: Vec<_> = keys.iter().map(|key| read::get(self.state(), *key)).collect();
-        let hits = found.iter().flatten().count() as u64;
-        self.state().counters.hits(hits);
-        self.state().counters.misses(keys.len() as u64 - hits);
-        Ok(found)
+        keys.iter().map(|key| self.get(*key)).collect()
     }
 
     /// What stands under `key`, or what `source` has for it, which is then kept. However many callers ask at once, the
@@ -187,6 +184,7 @@ impl Cache {
             }
         };
         drop(turn);
+        state.count_done(key.namespace(), Operation::Set, 1);
         match insertion {
             Insertion::Bypassed => {
                 self.delete(key)?;
@@ -305,8 +303,7 @@ impl Cache {
     /// Its figures at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let ((hits, misses), usage) = (self.state().counters.sums(), self.state().memory.usage());
-        Stats { hits, misses, entries: usage.all.entries, memory_charged_bytes: usage.all.bytes }
+        self.state().stats()
     }
 
     /// How the disk tier is; `None` without one.

@@ -4,6 +4,7 @@
 //! sequence before it asks the source; an invalidation that comes in between supersedes it, so that its answer reaches
 //! those who asked before and is kept by nobody.
 
+use crate::clock::monotonic_now;
 use crate::entry::{Entry, Head, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
@@ -13,6 +14,7 @@ use crate::source::{Loaded, Source};
 use super::Cache;
 use super::flight::{Flight, Role};
 use super::state::State;
+use super::stats::{Counters, MissReason};
 
 /// Where an answer came from. Each has one name, the same in types, logs, metrics, events and `Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,6 +70,15 @@ impl Outcome {
         }
     }
 
+    /// Whether the answer came from the cache, fresh or stale, as `Cache-Status` has it.
+    #[must_use]
+    pub const fn is_hit(self) -> bool {
+        match self {
+            Self::Hit | Self::Stale | Self::Revalidating | Self::Negative | Self::Fallback => true,
+            Self::Miss | Self::Joined | Self::Bypass | Self::Rejected => false,
+        }
+    }
+
     /// Its place in [`Outcome::ALL`], for tables by outcome.
     #[must_use]
     pub const fn index(self) -> usize {
@@ -84,17 +95,21 @@ pub struct Answer {
     pub outcome: Outcome,
 }
 
-/// What stands under `key` in memory or on disk; asks no source.
-pub(super) fn get(state: &State, key: KeyRef<'_>) -> Option<Entry> {
-    if let Some(entry) = state.live_in_memory(key) {
-        return Some(entry);
-    }
-    let disk = state.disk.as_ref().filter(|disk| disk.may_contain(key))?;
-    match state.flights.join(key) {
-        Role::Leader(flight) => keep_promoted(state, disk.get(key)?, &flight),
-        // Somebody is at it already, and may have to ask a source; this caller reads for itself and keeps nothing.
-        Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live(entry)),
-    }
+/// What stands under `key` in memory or on disk, or why there is nothing to serve; asks no source.
+pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, MissReason> {
+    let reason = match state.find(key) {
+        Err(reason) => reason,
+        found => return found,
+    };
+    let on_disk = || {
+        let disk = state.disk.as_ref().filter(|disk| disk.may_contain(key))?;
+        match state.flights.join(key) {
+            Role::Leader(flight) => keep_promoted(state, disk.get(key)?, &flight),
+            // Somebody is at it already, and may have to ask a source; this caller reads for itself and keeps nothing.
+            Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live(entry)),
+        }
+    };
+    on_disk().ok_or(reason)
 }
 
 /// The one function that decides where an answer comes from; `None` when the source has nothing under `key`.
@@ -105,18 +120,22 @@ pub(super) async fn get_or_load(
 ) -> Result<Option<Answer>> {
     let state = cache.state();
     loop {
-        if let Some(entry) = state.live_in_memory(key) {
-            state.counters.hit();
-            return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
-        }
+        let begun = Counters::begin();
+        let reason = match state.find(key) {
+            Ok(entry) => {
+                state.count_hit(&entry, begun);
+                return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
+            }
+            Err(reason) => reason,
+        };
         if state.is_closed() {
             return Err(Error::new(ErrorKind::Closed, "the cache has been closed"));
         }
         match state.flights.join(key) {
-            Role::Leader(flight) => return lead(cache, key, source, flight).await,
+            Role::Leader(flight) => return lead(cache, key, source, (flight, reason)).await,
             Role::Waiter(waiting) => {
                 if let Some(landing) = waiting.landing().await {
-                    state.counters.miss();
+                    state.count_miss(key, MissReason::Joined);
                     return Ok(landing?.map(|entry| Answer { entry, outcome: Outcome::Joined }));
                 }
             }
@@ -125,7 +144,12 @@ pub(super) async fn get_or_load(
 }
 
 /// Asks the disk tier and then the source, and lands the flight with what they say.
-async fn lead(cache: &Cache, key: KeyRef<'_>, source: &dyn Source, flight: Flight) -> Result<Option<Answer>> {
+async fn lead(
+    cache: &Cache,
+    key: KeyRef<'_>,
+    source: &dyn Source,
+    (flight, reason): (Flight, MissReason),
+) -> Result<Option<Answer>> {
     let state = cache.state();
     // Between this caller's look into memory and its flight another flight may have landed.
     let promoted = match state.live_in_memory(key) {
@@ -133,17 +157,19 @@ async fn lead(cache: &Cache, key: KeyRef<'_>, source: &dyn Source, flight: Fligh
         None => promote(cache, key, &flight).await,
     };
     if let Some(entry) = promoted {
-        state.counters.hit();
+        state.count_hit(&entry, None);
         flight.land(Ok(Some(entry.clone())));
         return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
     }
-    state.counters.miss();
     match load(state, key, source, &flight).await {
         Ok(answer) => {
+            let is_kept = answer.as_ref().is_none_or(|answer| answer.outcome == Outcome::Miss);
+            state.count_miss(key, if is_kept { reason } else { MissReason::Bypass });
             flight.land(Ok(answer.as_ref().map(|answer| answer.entry.clone())));
             Ok(answer)
         }
         Err(error) => {
+            state.count_miss(key, MissReason::Failed);
             flight.land(Err(error.clone()));
             Err(error)
         }
@@ -176,7 +202,10 @@ async fn load(
     let permit = state.loads.acquire().await;
     let _permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the cache has been closed"))?;
     let sequence = state.next_sequence();
-    let Some(loaded) = source.load(key).await? else { return Ok(None) };
+    let begun = monotonic_now();
+    let loaded = source.load(key).await;
+    state.count_load(key, monotonic_now().duration_since(begun));
+    let Some(loaded) = loaded? else { return Ok(None) };
     let is_too_large = loaded.body.len() as u64 > state.value_bytes_max;
     let entry = admitted(state, key, &loaded, sequence)?;
     let insertion = state.memory.insert(entry.clone(), || {

@@ -4,6 +4,7 @@
 //! two of the same kind are held at once, and nothing is awaited or logged under any of them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Semaphore;
@@ -12,14 +13,15 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::entry::Entry;
 use crate::key::KeyRef;
-use crate::memory::{Generations, Memory};
+use crate::memory::{Generations, Held, Memory, resident_now};
 
 use super::doomed::Doomed;
 use super::events::Events;
 use super::flight::Flights;
 use super::policy::Policies;
+use super::read::Outcome;
 use super::recovery::Recovering;
-use super::stats::Counters;
+use super::stats::{Counters, Happened, MissReason, NamespaceStats, Operation, Stats};
 
 /// Everything one cache shares between its handles and threads.
 #[derive(Debug)]
@@ -76,7 +78,7 @@ impl State {
             flights: Flights::default(),
             recovering: Recovering::default(),
             policies: parts.policies,
-            counters: Counters::default(),
+            counters: Counters::new(),
             events: Events::default(),
             value_bytes_max: parts.value_bytes_max,
             entries_max: parts.entries_max,
@@ -101,7 +103,78 @@ impl State {
 
     /// What memory holds under `key`, if it may be served now.
     pub(super) fn live_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
-        self.memory.get(key).filter(|entry| self.is_live(entry))
+        self.find(key).ok()
+    }
+
+    /// What memory holds under `key`, if it may be served now, or why there is nothing.
+    #[inline]
+    pub(super) fn find(&self, key: KeyRef<'_>) -> Result<Entry, MissReason> {
+        let entry = self.memory.get(key).ok_or(MissReason::Absent)?;
+        if !self.generations.is_alive(&entry) {
+            return Err(MissReason::Invalidated);
+        }
+        if entry.is_fresh_by(&self.clock) { Ok(entry) } else { Err(MissReason::Expired) }
+    }
+
+    /// Counts an answer with this entry, and how long it took if it was timed.
+    #[inline]
+    pub(super) fn count_hit(&self, entry: &Entry, begun: Option<Instant>) {
+        // An entry that never stood in memory has no number yet.
+        let number = match entry.namespace_number() {
+            0 => self.memory.number_of(entry.key().namespace()),
+            number => number,
+        };
+        self.counters.record(number, Outcome::Hit);
+        self.counters.hit_took(begun);
+    }
+
+    /// Counts an answer of any kind.
+    #[expect(dead_code, reason = "for the outcomes that the read path does not have yet")]
+    pub(super) fn count(&self, key: KeyRef<'_>, outcome: Outcome) {
+        self.counters.record(self.memory.number_of(key.namespace()), outcome);
+    }
+
+    /// Counts a question that found nothing to serve.
+    pub(super) fn count_miss(&self, key: KeyRef<'_>, reason: MissReason) {
+        self.counters.miss(self.memory.number_of(key.namespace()), reason);
+    }
+
+    /// Counts a question to a source, and how long the source took.
+    pub(super) fn count_load(&self, key: KeyRef<'_>, took: Duration) {
+        self.count_done(key.namespace(), Operation::Load, 1);
+        self.counters.source_took(took);
+    }
+
+    /// Counts something done in a namespace.
+    pub(super) fn count_done(&self, namespace: &str, operation: Operation, count: u64) {
+        self.counters.did(self.memory.number_of(namespace), operation, count);
+    }
+
+    /// All figures at this moment.
+    pub(super) fn stats(&self) -> Stats {
+        let usage = self.memory.usage();
+        let mut all = Happened::default();
+        let mut namespaces = Vec::new();
+        for account in self.memory.accounts() {
+            let happened = self.counters.of(account.number).with_removals(account.removals);
+            all.add(&happened);
+            if account.held != Held::default() || !happened.is_nothing() {
+                namespaces.push(NamespaceStats { name: account.name, held: account.held, happened });
+            }
+        }
+        Stats {
+            hits: all.hits(),
+            misses: all.misses(),
+            entries: usage.all.entries,
+            memory_charged_bytes: usage.all.bytes,
+            memory_limit_bytes: usage.limit_bytes,
+            memory_withheld_bytes: usage.withheld_bytes,
+            memory_resident_bytes: resident_now(),
+            all,
+            namespaces,
+            hit_latencies: self.counters.hit_latencies(),
+            source_latencies: self.counters.source_latencies(),
+        }
     }
 
     /// Whether `entry` is fresh and of a living generation.

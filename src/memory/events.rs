@@ -1,6 +1,6 @@
 //! What left the tier and why, for those who ask to be told.
 //!
-//! Nobody listening costs one read of a flag. While somebody does, each removal puts its key into a bounded queue,
+//! Each removal is counted by namespace and cause. Nobody listening costs one read of a flag more. While somebody does, each removal puts its key into a bounded queue,
 //! after every lock of the tier is released; when the queue is full the removal is counted and forgotten. The queue
 //! holds keys, not entries, so that telling of an eviction does not keep what was evicted.
 
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::counts::Counts;
 use crate::entry::Entry;
 use crate::key::Key;
 
@@ -28,6 +29,30 @@ pub enum Cause {
     Replaced,
 }
 
+impl Cause {
+    /// Every cause, in the order of [`Cause::index`].
+    pub const ALL: [Self; 5] =
+        [Self::Evicted, Self::Expired, Self::Deleted, Self::Invalidated, Self::Replaced];
+
+    /// Its one name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Expired => "expired",
+            Self::Deleted => "deleted",
+            Self::Invalidated => "invalidated",
+            Self::Replaced => "replaced",
+        }
+    }
+
+    /// Its place in [`Cause::ALL`], for tables by cause.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// One entry that left.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -42,8 +67,10 @@ pub struct Removal {
     pub sequence: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Events {
+    /// How many left, by namespace and cause.
+    removals: Counts<{ Cause::ALL.len() }>,
     is_heard: AtomicBool,
     /// Those that nobody took before the queue was full.
     dropped: AtomicU64,
@@ -51,6 +78,15 @@ pub(super) struct Events {
 }
 
 impl Events {
+    pub(super) fn new() -> Self {
+        Self {
+            removals: Counts::new(),
+            is_heard: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            queue: Mutex::default(),
+        }
+    }
+
     pub(super) fn listen(&self, is_heard: bool) {
         self.is_heard.store(is_heard, Ordering::Relaxed);
         if !is_heard {
@@ -66,6 +102,7 @@ impl Events {
 
     #[inline]
     pub(super) fn record(&self, entry: &Entry, cause: Cause) {
+        self.removals.add(entry.namespace_number(), cause.index(), 1);
         if self.is_heard() {
             self.push(entry, cause);
         }
@@ -82,6 +119,11 @@ impl Events {
             drop(queue);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// How many entries of a namespace left, by cause.
+    pub(super) fn removals_of(&self, namespace: u16) -> [u64; Cause::ALL.len()] {
+        self.removals.of(namespace)
     }
 
     pub(super) fn drain(&self) -> Vec<Removal> {

@@ -229,12 +229,9 @@ impl State {
 
     /// Tells of what was evicted, and drops it, under no lock.
     fn let_go(&self, gone: &mut Vec<Entry>) {
-        if self.events.is_heard() {
-            for entry in gone.iter() {
-                self.events.record(entry, Cause::Evicted);
-            }
+        for entry in gone.drain(..) {
+            self.events.record(&entry, Cause::Evicted);
         }
-        gone.clear();
     }
 }
 

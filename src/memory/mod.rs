@@ -13,6 +13,7 @@
 //! may hand out an expired entry, and whoever asks decides. It starts no thread.
 
 mod budget;
+mod counts;
 mod events;
 mod eviction;
 mod expiry;
@@ -31,6 +32,7 @@ mod ticks;
 use std::time::Duration;
 
 pub use self::budget::Limits;
+pub(crate) use self::counts::Counts;
 pub use self::events::{Cause, Removal};
 pub use self::expiry::Swept;
 pub use self::generations::{FLOORS_MAX, FloorList, Generations};
@@ -170,15 +172,30 @@ impl Memory {
     /// What each namespace holds; those that hold nothing are left out.
     #[must_use]
     pub fn usage_by_namespace(&self) -> Vec<(String, Held)> {
+        let held = self.accounts().filter(|account| account.held.entries > 0);
+        held.map(|account| (account.name, account.held)).collect()
+    }
+
+    /// The number of a namespace, given to it at its first time.
+    pub(crate) fn number_of(&self, namespace: &str) -> u16 {
+        self.0.namespaces.number(namespace.as_bytes())
+    }
+
+    /// What each namespace holds and what left it; all that were ever met.
+    pub(crate) fn accounts(&self) -> impl Iterator<Item = Account> {
         let mut sums: Vec<Tally> = Vec::new();
         for shard in &self.0.shards {
             let inner = shard.0.read();
             sums.resize(sums.len().max(inner.tallies.len()), Tally::default());
             sums.iter_mut().zip(&inner.tallies).for_each(|(sum, tally)| sum.add(*tally));
         }
-        let named = self.0.namespaces.all().zip(sums);
-        let held = named.filter(|(_, sum)| sum.entries > 0);
-        held.map(|((_, namespace), sum)| (namespace.name.to_string(), sum.into())).collect()
+        let sums = sums.into_iter().chain(std::iter::repeat(Tally::default()));
+        self.0.namespaces.all().zip(sums).map(|((number, namespace), sum)| Account {
+            number,
+            name: namespace.name.to_string(),
+            held: sum.into(),
+            removals: self.0.events.removals_of(number),
+        })
     }
 
     /// What one namespace holds.
@@ -218,6 +235,16 @@ pub struct Held {
     pub entries: u64,
     /// What they are charged.
     pub bytes: u64,
+}
+
+/// What a namespace holds and what left it.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) number: u16,
+    pub(crate) name: String,
+    pub(crate) held: Held,
+    /// Entries that left, by [`Cause::index`].
+    pub(crate) removals: [u64; Cause::ALL.len()],
 }
 
 impl From<Tally> for Held {

@@ -65,7 +65,7 @@ impl State {
             namespaces: Namespaces::new(),
             evictor: Mutex::new(Evictor::new(shards)),
             hand: Mutex::default(),
-            events: Events::default(),
+            events: Events::new(),
             resident: Resident::default(),
             started_at: clock.now(),
         }

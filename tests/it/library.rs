@@ -9,8 +9,8 @@ use hifz::clock::{Clock, Timestamp};
 use hifz::memory::Cause;
 use hifz::source::{Loaded, Loading, Source};
 use hifz::{
-    Cache, DataDir, Durability, Error, ErrorKind, Event, Key, KeyRef, Namespace, Outcome, Pattern, Policy,
-    Tag,
+    Cache, DataDir, Durability, Error, ErrorKind, Event, Key, KeyRef, MissReason, Namespace, Operation,
+    Outcome, Pattern, Policy, Tag,
 };
 use tempfile::tempdir;
 use tokio::sync::Notify;
@@ -346,4 +346,55 @@ fn a_listener_is_told_what_left_and_why() {
     });
     let expected = [("n:2", Cause::Replaced), ("n:1", Cause::Evicted), ("n:3", Cause::Deleted)];
     assert_eq!(told, expected.map(|(name, cause)| (name.to_owned(), cause)));
+}
+
+#[test]
+fn figures_tell_what_happened_in_each_namespace_and_why() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = Cache::builder().memory(1 << 20).max_entries(Some(3)).clock(clock.clone()).open().unwrap();
+    let ask = |text: &str| cache.get(key(text)).unwrap().is_some();
+    let put = |text: &str| cache.set(key(text), b"v").unwrap();
+    assert!(!ask("a:1"));
+    put("a:1");
+    assert!(ask("a:1"));
+    cache.set_until(key("a:1"), b"w", cache.now().after(Duration::from_millis(1))).unwrap();
+    clock.advance(Duration::from_secs(1));
+    assert!(!ask("a:1"));
+    put("b:1");
+    assert_eq!(cache.invalidate_namespace(&Namespace::parse("b").unwrap()).unwrap(), 1);
+    assert!(!ask("b:1"));
+    ["a:2", "a:3", "a:4", "a:5"].into_iter().for_each(put);
+    assert!(cache.delete(key("a:5")).unwrap());
+    let stats = cache.stats();
+    let of = |name: &str| stats.namespaces.iter().find(|of| of.name == name).unwrap();
+    let (a, b) = (of("a").happened, of("b").happened);
+    assert_eq!((a.hits(), a.misses(), a.hit_ratio()), (1, 2, Some(1.0 / 3.0)));
+    assert_eq!((a.misses_by(MissReason::Absent), a.misses_by(MissReason::Expired)), (1, 1));
+    assert_eq!((b.hits(), b.misses_by(MissReason::Invalidated)), (0, 1));
+    assert_eq!(a.operations(Operation::Set), 6);
+    assert_eq!(a.operations(Operation::Delete), 1);
+    assert_eq!(b.operations(Operation::Invalidate), 1);
+    assert_eq!((a.removals(Cause::Replaced), a.removals(Cause::Deleted)), (1, 1));
+    assert_eq!(
+        (stats.hits, stats.misses, stats.entries),
+        (1, 3, of("a").held.entries + of("b").held.entries)
+    );
+    assert_eq!(stats.all.misses(), 3);
+    assert!(Cause::ALL.into_iter().map(|cause| stats.all.removals(cause)).sum::<u64>() >= 4);
+}
+
+#[tokio::test]
+async fn figures_tell_how_long_sources_took() {
+    let cache = Cache::builder().memory(1 << 20).open().unwrap();
+    let source = Scripted::default();
+    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().is_some());
+    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().is_some());
+    source.fails.store(true, Ordering::SeqCst);
+    assert!(cache.get_or_load(key("a:2"), &source).await.is_err());
+    let stats = cache.stats();
+    assert_eq!(stats.source_latencies.count(), 2);
+    assert!(stats.source_latencies.quantile(0.5).is_some());
+    assert_eq!((stats.hits, stats.misses), (1, 2));
+    assert_eq!(stats.all.misses_by(MissReason::Failed), 1);
+    assert_eq!(stats.all.operations(Operation::Load), 2);
 }
