@@ -10,7 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 use super::config::{Limits, ListenAddress};
 use super::http::RETRY_AFTER_SECS;
+use super::peer::Peer;
 
 /// A socket that is bound and not yet served.
 #[derive(Debug)]
@@ -91,8 +95,8 @@ impl Reception {
                 biased;
                 () = stop(&mut stopping) => break,
                 accepted = bound.accept() => match accepted {
-                    Ok(Stream::Tcp(stream)) => self.welcome(stream, &routes, &graceful),
-                    Ok(Stream::Unix(stream)) => self.welcome(stream, &routes, &graceful),
+                    Ok(Stream::Tcp(stream, peer)) => self.welcome(stream, peer, &routes, &graceful),
+                    Ok(Stream::Unix(stream)) => self.welcome(stream, Peer::Unix, &routes, &graceful),
                     Err(error) => self.pause(&error).await,
                 }
             }
@@ -104,7 +108,7 @@ impl Reception {
         }
     }
 
-    fn welcome<S>(&self, stream: S, routes: &Router, graceful: &GracefulShutdown)
+    fn welcome<S>(&self, stream: S, peer: Peer, routes: &Router, graceful: &GracefulShutdown)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -116,12 +120,17 @@ impl Reception {
         let mut stream = TimeoutStream::new(stream);
         stream.set_read_timeout(Some(self.limits.idle_timeout));
         stream.set_write_timeout(Some(self.limits.write_timeout));
+        let routes = TowerToHyperService::new(routes.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            routes.call(request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header_timeout)
             .max_header_size(header_bytes)
             .max_buf_size(header_bytes.max(HEADER_BYTES_MIN))
-            .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(routes.clone()));
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -147,7 +156,7 @@ async fn stop(stopping: &mut watch::Receiver<bool>) {
 }
 
 enum Stream {
-    Tcp(tokio::net::TcpStream),
+    Tcp(tokio::net::TcpStream, Peer),
     Unix(tokio::net::UnixStream),
 }
 
@@ -155,9 +164,9 @@ impl Bound {
     async fn accept(&self) -> io::Result<Stream> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::Tcp(stream, Peer::of(address)))
             }
             Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
         }

@@ -7,6 +7,7 @@ pub(crate) mod config;
 mod http;
 mod listen;
 mod log;
+mod peer;
 
 use std::io::Write as _;
 use std::sync::Arc;
