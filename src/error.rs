@@ -39,6 +39,8 @@ pub enum ErrorKind {
     DocumentTooLarge,
     /// What was asked for does not exist.
     NotFound,
+    /// The state of what is to be changed is not the one the request demands.
+    PreconditionFailed,
     /// A translation that can be imported but has not been.
     TranslationNotAvailable,
     /// Too much is under way already; try again shortly.

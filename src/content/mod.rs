@@ -26,7 +26,7 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
-use crate::source::{Loading, Source as LoadSource};
+use crate::source::{Loaded, Loading, Source as LoadSource};
 
 use database::{Database, ReadRows, WriteRows, not_trusted};
 use documents::Put;
@@ -401,13 +401,23 @@ impl Store {
     }
 }
 
+impl Store {
+    /// `content` as it is shown, read from the file; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Store::surah`].
+    pub fn rendered(&self, content: &Content) -> Result<Option<Loaded>> {
+        self.database.read(|rows| render::value(rows, content))
+    }
+}
+
 impl LoadSource for Store {
     fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l> {
         let content = Content::of(key);
         let store = self.clone();
         Box::pin(async move {
             let Some(content) = content else { return Ok(None) };
-            blocking::unblock(move || store.database.read(|rows| render::value(rows, &content))).await
+            blocking::unblock(move || store.rendered(&content)).await
         })
     }
 }

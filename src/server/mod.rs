@@ -64,6 +64,7 @@ async fn run(settings: &Settings) -> Result<()> {
         directory: directory.clone(),
         admin_token: Arc::new(AdminToken::new(&token)),
         limits: limits.clone(),
+        content_changes: Arc::default(),
     };
 
     let (stop, stopping) = watch::channel(false);

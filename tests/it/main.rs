@@ -6,6 +6,7 @@ mod common;
 
 mod cli;
 mod config;
+mod conformance;
 mod content;
 mod library;
 mod readme;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -19,13 +19,14 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::content::ImportReport;
-use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
+use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId};
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
 use crate::key::Namespace;
 use crate::server::changes;
 
 use super::Site;
+use super::conditions::{Validators, WriteConditions};
 use super::content::{surah_number, translation_asked};
 use super::problem::Problem;
 
@@ -52,46 +53,92 @@ enum Subject {
 }
 
 /// `PUT /admin/v1/surahs/{number}[?translation=]`
-pub(super) async fn put_surah(site: State<Site>, path: Path<String>, query: Parameters, body: Body) -> Reply {
+pub(super) async fn put_surah(
+    site: State<Site>,
+    path: Path<String>,
+    query: Parameters,
+    headers: HeaderMap,
+    body: Body,
+) -> Reply {
     let subject = Subject::surah(&path, &query)?;
-    put(site.0, subject, body).await
+    put(site.0, subject, &headers, body).await
 }
 
 /// `DELETE /admin/v1/surahs/{number}[?translation=]`
-pub(super) async fn delete_surah(site: State<Site>, path: Path<String>, query: Parameters) -> Reply {
+pub(super) async fn delete_surah(
+    site: State<Site>,
+    path: Path<String>,
+    query: Parameters,
+    headers: HeaderMap,
+) -> Reply {
     let subject = Subject::surah(&path, &query)?;
-    delete(site.0, subject).await
+    delete(site.0, subject, &headers).await
 }
 
 /// `PUT /admin/v1/reciters/{id}`
-pub(super) async fn put_reciter(site: State<Site>, path: Path<String>, body: Body) -> Reply {
-    put(site.0, Subject::Reciter(ReciterId::parse(&path.0)?), body).await
+pub(super) async fn put_reciter(
+    site: State<Site>,
+    path: Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Reply {
+    put(site.0, Subject::Reciter(ReciterId::parse(&path.0)?), &headers, body).await
 }
 
 /// `DELETE /admin/v1/reciters/{id}`
-pub(super) async fn delete_reciter(site: State<Site>, path: Path<String>) -> Reply {
-    delete(site.0, Subject::Reciter(ReciterId::parse(&path.0)?)).await
+pub(super) async fn delete_reciter(site: State<Site>, path: Path<String>, headers: HeaderMap) -> Reply {
+    delete(site.0, Subject::Reciter(ReciterId::parse(&path.0)?), &headers).await
 }
 
 /// `PUT /admin/v1/translations/{id}`
-pub(super) async fn put_translation(site: State<Site>, path: Path<String>, body: Body) -> Reply {
-    put(site.0, Subject::Translation(TranslationId::parse(&path.0)?), body).await
+pub(super) async fn put_translation(
+    site: State<Site>,
+    path: Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Reply {
+    put(site.0, Subject::Translation(TranslationId::parse(&path.0)?), &headers, body).await
 }
 
 /// `DELETE /admin/v1/translations/{id}`
-pub(super) async fn delete_translation(site: State<Site>, path: Path<String>) -> Reply {
-    delete(site.0, Subject::Translation(TranslationId::parse(&path.0)?)).await
+pub(super) async fn delete_translation(site: State<Site>, path: Path<String>, headers: HeaderMap) -> Reply {
+    delete(site.0, Subject::Translation(TranslationId::parse(&path.0)?), &headers).await
 }
 
 impl Subject {
     fn surah(number: &str, query: &Parameters) -> Result<Self, Problem> {
         Ok(Self::Surah(surah_number(number)?, translation_asked(query)?))
     }
+
+    /// Checks what a change demands of the present state; the caller holds the turn to change content.
+    fn check(&self, site: &Site, conditions: &WriteConditions) -> crate::Result<()> {
+        if conditions.is_empty() {
+            return Ok(());
+        }
+        let current = match site.store.rendered(&self.content()) {
+            // A translation that is known and not loaded is not there yet.
+            Err(error) if error.kind() == ErrorKind::TranslationNotAvailable => None,
+            found => found?,
+        };
+        conditions.check(current.map(|current| Validators::of(&current.body, current.modified_at)))
+    }
+
+    /// The resource as a client reads it.
+    fn content(&self) -> Content {
+        match self {
+            Self::Surah(number, translation) => Content::Surah(*number, translation.clone()),
+            Self::Reciter(id) => Content::Reciter(id.clone()),
+            Self::Translation(id) => Content::Translation(id.clone()),
+        }
+    }
 }
 
-async fn put(site: Site, subject: Subject, body: Body) -> Reply {
+async fn put(site: Site, subject: Subject, headers: &HeaderMap, body: Body) -> Reply {
+    let conditions = WriteConditions::of(headers);
     let document = read_whole(&site, body).await?;
     let written = run(&site, move |site| {
+        let turn = site.content_changes.lock();
+        subject.check(site, &conditions)?;
         let written = match &subject {
             Subject::Surah(number, translation) => {
                 site.store.put_surah(*number, &document, translation.as_ref().map(TranslationId::as_str))
@@ -99,6 +146,7 @@ async fn put(site: Site, subject: Subject, body: Body) -> Reply {
             Subject::Reciter(id) => site.store.put_reciter(id.as_str(), &document),
             Subject::Translation(id) => site.store.put_translation(id.as_str(), &document),
         }?;
+        drop(turn);
         changes::apply(&site.cache, &site.store, &written.change)?;
         Ok(written)
     })
@@ -107,8 +155,11 @@ async fn put(site: Site, subject: Subject, body: Body) -> Reply {
     Ok(status.into_response())
 }
 
-async fn delete(site: Site, subject: Subject) -> Reply {
+async fn delete(site: Site, subject: Subject, headers: &HeaderMap) -> Reply {
+    let conditions = WriteConditions::of(headers);
     run(&site, move |site| {
+        let turn = site.content_changes.lock();
+        subject.check(site, &conditions)?;
         let change = match &subject {
             Subject::Surah(number, translation) => {
                 site.store.delete_surah(*number, translation.as_ref().map(TranslationId::as_str))
@@ -116,6 +167,7 @@ async fn delete(site: Site, subject: Subject) -> Reply {
             Subject::Reciter(id) => site.store.delete_reciter(id.as_str()),
             Subject::Translation(id) => site.store.delete_translation(id.as_str()),
         }?;
+        drop(turn);
         changes::apply(&site.cache, &site.store, &change)
     })
     .await?;
@@ -129,6 +181,7 @@ pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
         // First to a file: a slow client must not hold the content store's one transaction open.
         let mut upload = ChannelReader { receiver, chunk: Bytes::new() };
         let mut archive = spooled(&site.directory, &mut upload)?;
+        let _turn = site.content_changes.lock();
         let report = site.store.import_archive(&mut archive, &mut |_| ())?;
         changes::drain(&site.cache, &site.store)?;
         Ok(report)

@@ -5,10 +5,14 @@
 
 mod admin;
 mod auth;
+mod coding;
+mod conditions;
 mod content;
 mod health;
 mod problem;
+mod range;
 mod reply;
+mod spelling;
 
 use std::sync::Arc;
 
@@ -37,6 +41,8 @@ pub(super) struct Site {
     pub(super) directory: DataDir,
     pub(super) admin_token: Arc<AdminToken>,
     pub(super) limits: Arc<Limits>,
+    /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
+    pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
 }
 
 /// The routes everybody may ask.
@@ -63,12 +69,15 @@ fn content_routes(_: &Site) -> Router<Site> {
         .route("/api/v1/reciters/{id}", get(content::reciter).options(preflight))
         .route("/api/v1/translations", get(content::translations).options(preflight))
         .route("/api/v1/translations/{id}", get(content::translation).options(preflight))
-        .route_layer(from_fn(share_across_origins))
+        .route_layer(from_fn(spelling::one_address))
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(share_across_origins))
 }
 
-/// What a browser asks before it lets a page of another origin read; the answer is in the headers.
-async fn preflight() -> StatusCode {
-    StatusCode::NO_CONTENT
+/// What a browser asks before it lets a page of another origin read, and anybody who wants to know what is possible;
+/// the answer is in the headers.
+async fn preflight() -> impl IntoResponse {
+    (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, OPTIONS")])
 }
 
 fn operations() -> Router<Site> {
@@ -94,13 +103,21 @@ fn finish(routes: Router<Site>, site: &Site) -> Router {
         .with_state(site.clone())
 }
 
-async fn no_such_route(request: Request) -> Problem {
-    Problem::not_found("ROUTE_NOT_FOUND", format!("there is nothing at {:?}", request.uri().path()))
+async fn no_such_route(request: Request) -> Response<Body> {
+    if let Some(address) = spelling::without_slash(request.uri()) {
+        return spelling::moved(address);
+    }
+    let detail = format!("there is nothing at {:?}", request.uri().path());
+    Problem::not_found("ROUTE_NOT_FOUND", detail).into_response()
 }
 
-async fn no_such_method(request: Request) -> Problem {
+/// The router adds which methods are possible.
+async fn no_such_method(request: Request) -> Response<Body> {
+    if request.method() == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let detail = format!("{} is not possible at {:?}", request.method(), request.uri().path());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail)
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
 }
 
 async fn ask_for_the_token(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
@@ -138,7 +155,13 @@ async fn finish_answer(request: Request, next: Next) -> Response<Body> {
         let detail = status.canonical_reason().unwrap_or("the request cannot be answered");
         response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
     }
-    response.headers_mut().insert(REQUEST_ID, id);
+    let has_no_body = matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    if has_no_body {
+        // The router adds the length of the empty body, which would be taken for that of the document.
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    headers.insert(REQUEST_ID, id);
     response
 }
 
@@ -169,10 +192,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Response headers that a page of another origin may read.
-const EXPOSED: &str = "age, cache-status, etag, last-modified, x-request-id";
+const EXPOSED: &str = "accept-ranges, age, cache-status, content-encoding, content-length, content-range, etag, last-modified, retry-after, x-request-id";
 
 /// Request headers that a page of another origin may send.
-const ALLOWED: &str = "if-modified-since, if-none-match, range, x-request-id";
+const ALLOWED: &str = "authorization, if-match, if-modified-since, if-none-match, if-range, if-unmodified-since, range, x-request-id";
 
 #[cfg(test)]
 mod tests {

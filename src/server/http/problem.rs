@@ -21,12 +21,12 @@ struct Parts {
     detail: String,
     /// The field or file that broke the rule, where one is known.
     place: Option<String>,
-    extra: Option<(header::HeaderName, HeaderValue)>,
+    extra: Vec<(header::HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self(Box::new(Parts { status, code, detail: detail.into(), place: None, extra: None }))
+        Self(Box::new(Parts { status, code, detail: detail.into(), place: None, extra: Vec::new() }))
     }
 
     pub(super) fn not_found(code: &'static str, detail: impl Into<String>) -> Self {
@@ -41,7 +41,7 @@ impl Problem {
 
     /// The same answer with one more header.
     pub(super) fn with(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
-        self.0.extra = Some((name, value));
+        self.0.extra.push((name, value));
         self
     }
 
@@ -57,14 +57,15 @@ impl Problem {
             request_id,
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();
+        let length = body.len();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
+        // Said here, so that HEAD hears the same.
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some((name, value)) = self.0.extra {
-            headers.insert(name, value);
-        }
+        headers.extend(self.0.extra);
         response
     }
 }
@@ -108,6 +109,7 @@ impl From<Error> for Problem {
             ErrorKind::DocumentTooLarge => (S::PAYLOAD_TOO_LARGE, "DOCUMENT_TOO_LARGE"),
             ErrorKind::NotFound => (S::NOT_FOUND, "NOT_FOUND"),
             ErrorKind::TranslationNotAvailable => (S::NOT_FOUND, "TRANSLATION_NOT_AVAILABLE"),
+            ErrorKind::PreconditionFailed => (S::PRECONDITION_FAILED, "PRECONDITION_FAILED"),
             ErrorKind::Busy => (S::SERVICE_UNAVAILABLE, "BUSY"),
             ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, "CLOSING"),
             _ => (S::INTERNAL_SERVER_ERROR, "INTERNAL"),
