@@ -3,6 +3,7 @@
 //! At most `limits.connections` are served at once; one more is told 503 and closed. Out of file descriptors it waits
 //! for some to come back. A peer that sends its head slowly, or neither sends nor takes anything, is given up. A stop lets every request under way finish within a grace period and takes no new ones.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -25,7 +26,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::config::{Limits, ListenAddress};
-use super::http::RETRY_AFTER_SECS;
+use super::http::{RETRY_AFTER_SECS, without_length_of_nothing};
 use super::peer::Peer;
 
 /// A socket that is bound and not yet served.
@@ -123,7 +124,8 @@ impl Reception {
         let routes = TowerToHyperService::new(routes.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            routes.call(request)
+            let answering = routes.call(request);
+            async { Ok::<_, Infallible>(without_length_of_nothing(answering.await?)) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())

@@ -155,13 +155,15 @@ async fn finish_answer(request: Request, next: Next) -> Response<Body> {
         let detail = status.canonical_reason().unwrap_or("the request cannot be answered");
         response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
     }
-    let has_no_body = matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT);
-    let headers = response.headers_mut();
-    if has_no_body {
-        // The router adds the length of the empty body, which would be taken for that of the document.
-        headers.remove(header::CONTENT_LENGTH);
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// Takes back the length that the router adds to an answer without a body: it would be taken for that of the document.
+pub(super) fn without_length_of_nothing<B>(mut response: Response<B>) -> Response<B> {
+    if matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    headers.insert(REQUEST_ID, id);
     response
 }
 
