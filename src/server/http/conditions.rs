@@ -62,11 +62,11 @@ impl Validators {
 /// The conditional headers of a request, as they were sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields<'h> {
-    pub(super) if_match: Option<Cow<'h, [u8]>>,
-    pub(super) if_none_match: Option<Cow<'h, [u8]>>,
-    pub(super) if_modified_since: Option<Cow<'h, [u8]>>,
-    pub(super) if_unmodified_since: Option<Cow<'h, [u8]>>,
-    pub(super) if_range: Option<Cow<'h, [u8]>>,
+    pub(super) any_match: Option<Cow<'h, [u8]>>,
+    pub(super) none_match: Option<Cow<'h, [u8]>>,
+    pub(super) modified_since: Option<Cow<'h, [u8]>>,
+    pub(super) unmodified_since: Option<Cow<'h, [u8]>>,
+    pub(super) range_of: Option<Cow<'h, [u8]>>,
 }
 
 /// What the conditions of a read come to.
@@ -84,11 +84,11 @@ impl<'h> Fields<'h> {
     /// Those among `headers`.
     pub(super) fn of(headers: &'h HeaderMap) -> Self {
         Self {
-            if_match: joined(headers, header::IF_MATCH),
-            if_none_match: joined(headers, header::IF_NONE_MATCH),
-            if_modified_since: joined(headers, header::IF_MODIFIED_SINCE),
-            if_unmodified_since: joined(headers, header::IF_UNMODIFIED_SINCE),
-            if_range: joined(headers, header::IF_RANGE),
+            any_match: joined(headers, header::IF_MATCH),
+            none_match: joined(headers, header::IF_NONE_MATCH),
+            modified_since: joined(headers, header::IF_MODIFIED_SINCE),
+            unmodified_since: joined(headers, header::IF_UNMODIFIED_SINCE),
+            range_of: joined(headers, header::IF_RANGE),
         }
     }
 
@@ -96,15 +96,15 @@ impl<'h> Fields<'h> {
     /// the one it would be sent first.
     pub(super) fn judge(&self, forms: &[Etag], modified_at_secs: u64) -> Verdict {
         let Some(first) = forms.first() else { return Verdict::Proceed };
-        if let Some(list) = &self.if_match {
+        if let Some(list) = &self.any_match {
             // Any form of the present state will do.
             if !is_any(list) && !strong_tags(list).any(|tag| tag.digest == first.digest) {
                 return Verdict::Failed;
             }
-        } else if self.if_unmodified_since.as_deref().and_then(date).is_some_and(|at| modified_at_secs > at) {
+        } else if self.unmodified_since.as_deref().and_then(date).is_some_and(|at| modified_at_secs > at) {
             return Verdict::Failed;
         }
-        if let Some(list) = &self.if_none_match {
+        if let Some(list) = &self.none_match {
             if is_any(list) {
                 return Verdict::Unchanged(*first);
             }
@@ -113,7 +113,7 @@ impl<'h> Fields<'h> {
             let found = known.filter(|tag| forms.contains(tag)).min_by_key(|tag| tag != first);
             return found.map_or(Verdict::Proceed, Verdict::Unchanged);
         }
-        if self.if_modified_since.as_deref().and_then(date).is_some_and(|at| modified_at_secs <= at) {
+        if self.modified_since.as_deref().and_then(date).is_some_and(|at| modified_at_secs <= at) {
             return Verdict::Unchanged(*first);
         }
         Verdict::Proceed
@@ -121,7 +121,7 @@ impl<'h> Fields<'h> {
 
     /// Whether a `Range` may be cut from the form with `tag`: always without `If-Range`, else only if it names it.
     pub(super) fn allows_range(&self, tag: Etag, modified_at_secs: u64) -> bool {
-        let Some(value) = self.if_range.as_deref().map(<[u8]>::trim_ascii) else { return true };
+        let Some(value) = self.range_of.as_deref().map(<[u8]>::trim_ascii) else { return true };
         if value.starts_with(b"\"") || value.starts_with(b"W/") {
             return strong_tags(value).eq([tag]);
         }
@@ -132,9 +132,9 @@ impl<'h> Fields<'h> {
 /// What a write demands of the state it changes; owned, so that it can be checked where the change is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct WriteConditions {
-    if_match: Option<Names>,
-    if_unmodified_since: Option<u64>,
-    if_none_match: Option<Names>,
+    any_match: Option<Names>,
+    unmodified_since: Option<u64>,
+    none_match: Option<Names>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,10 +163,10 @@ impl WriteConditions {
         let fields = Fields::of(headers);
         let all = |list| Names::of(list, tags(list).filter_map(|(_, opaque)| Etag::parse(opaque)));
         Self {
-            if_match: fields.if_match.as_deref().map(|list| Names::of(list, strong_tags(list))),
+            any_match: fields.any_match.as_deref().map(|list| Names::of(list, strong_tags(list))),
             // A date that is none is as good as absent.
-            if_unmodified_since: fields.if_unmodified_since.as_deref().and_then(date),
-            if_none_match: fields.if_none_match.as_deref().map(all),
+            unmodified_since: fields.unmodified_since.as_deref().and_then(date),
+            none_match: fields.none_match.as_deref().map(all),
         }
     }
 
@@ -181,7 +181,7 @@ impl WriteConditions {
     /// # Errors
     /// [`ErrorKind::PreconditionFailed`].
     pub(super) fn check(&self, current: Option<Validators>) -> Result<()> {
-        let is_matched = match (&self.if_match, self.if_unmodified_since) {
+        let is_matched = match (&self.any_match, self.unmodified_since) {
             (Some(names), _) => current.is_some_and(|current| names.contain(current.digest)),
             (None, Some(at)) => current.is_none_or(|current| current.modified_at_secs <= at),
             (None, None) => true,
@@ -192,7 +192,7 @@ impl WriteConditions {
             ));
         }
         let is_there = |names: &Names| current.is_some_and(|current| names.contain(current.digest));
-        if self.if_none_match.as_ref().is_some_and(is_there) {
+        if self.none_match.as_ref().is_some_and(is_there) {
             return Err(failed("the resource exists already in a state that the request excludes"));
         }
         Ok(())
