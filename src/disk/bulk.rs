@@ -1,20 +1,17 @@
-//! `cache.redb`: the records, and the order in which they were written.
+//! `cache.redb`: groups of records. The layouts are written down in `disk/mod.rs`.
 //!
-//! Tables: `meta` (`format`, `store`, `commit`, `live`), `records` (fingerprint of the key → record, see
-//! `disk/record.rs`), `order` ((sequence, fingerprint) → (expires at, charged bytes)). Each batch is one transaction,
-//! so a crash at any point leaves the file as it was after some batch, and `commit` says after which.
-//! A record is found by its fingerprint in place; no index has to be read first.
-//!
-//! Promises: [`Bulk::apply`] keeps what the rows take within its budget by dropping the oldest, a bounded number a
-//! batch; nothing that the marks call dead is written. It does not know threads, queues or the truth file.
+//! Promises: a batch is one transaction, all of it or nothing; whatever is wrong with the file comes back as a fault
+//! that says whether the file is to blame. It does not know threads, queues, the truth file, or which records live.
 
 use std::path::Path;
 
 use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::backend::{self, Fault, Limits, Opened, fenced};
-use super::queue::{Op, Ops};
-use super::record;
+use super::catalog::{Found, Rows};
+use super::pack::{self, Directory, Notes, Packed, Part};
+use super::record::{self, Reader};
 use crate::entry::Entry;
 
 /// An open `cache.redb`.
@@ -30,22 +27,32 @@ pub(crate) struct Meta {
     pub(crate) store: u64,
     /// How many batches it holds.
     pub(crate) commit: u64,
-    /// What its rows take, in bytes.
-    pub(crate) live_bytes: u64,
-    /// How many records it holds.
-    pub(crate) entries: u64,
-    /// The highest sequence in it.
+    /// The id of the next group.
+    pub(crate) next_group: u64,
+    /// The highest sequence ever in it.
     pub(crate) sequence_last: u64,
+    /// How many groups and records it holds.
+    pub(crate) groups: u64,
+    pub(crate) records: u64,
+    /// What [`Catalog::inventory`](super::catalog::Catalog::inventory) comes to.
+    pub(crate) inventory: u64,
 }
 
-/// What a batch did.
+/// One batch.
 #[derive(Debug, Default)]
-pub(crate) struct Applied {
-    pub(crate) meta: Meta,
-    pub(crate) stored: Vec<u128>,
-    pub(crate) removed: Vec<u128>,
-    /// Records dropped to stay within the budget.
-    pub(crate) evicted: u64,
+pub(crate) struct Batch {
+    pub(crate) added: Vec<Packed>,
+    /// Encoded notes by group.
+    pub(crate) notes: Vec<(u64, Vec<u8>)>,
+    pub(crate) removed: Vec<Gone>,
+}
+
+/// A group that goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Gone {
+    pub(crate) id: u64,
+    pub(crate) pieces: u32,
+    pub(crate) directory_pieces: u32,
 }
 
 impl Bulk {
@@ -55,8 +62,9 @@ impl Bulk {
         fenced(|| {
             let write = bulk.begin()?;
             write.open_table(RECORDS).map_err(redb::Error::from)?;
-            write.open_table(ORDER).map_err(redb::Error::from)?;
-            put_meta(&write, &[("format", FORMAT), ("store", store), ("commit", 0), ("live", 0)])?;
+            write.open_table(DIRECTORIES).map_err(redb::Error::from)?;
+            write.open_table(NOTES).map_err(redb::Error::from)?;
+            put_meta(&write, &Meta { store, ..Meta::default() })?;
             Ok(write.commit().map_err(redb::Error::from)?)
         })?;
         Ok(bulk)
@@ -69,61 +77,146 @@ impl Bulk {
         Ok((bulk, meta))
     }
 
-    /// The entry filed under `fingerprint`. A record that is broken is damage of this record only: `Some(Err)`.
-    pub(crate) fn get(&self, fingerprint: u128) -> Result<Option<crate::Result<Entry>>, Fault> {
+    /// The record at `found`; `None` when its group has gone meanwhile, `Some(Err)` when this record is damaged.
+    pub(crate) fn get(&self, found: &Found) -> Result<Option<crate::Result<Entry>>, Fault> {
         fenced(|| {
             let read = self.file.db.begin_read().map_err(redb::Error::from)?;
-            let records = read.open_table(RECORDS).map_err(redb::Error::from)?;
-            let found = records.get(fingerprint).map_err(redb::Error::from)?;
-            Ok(found.map(|bytes| record::decode(bytes.value())))
+            let table = read.open_table(RECORDS).map_err(redb::Error::from)?;
+            let piece = table.get((found.group, found.piece)).map_err(redb::Error::from)?;
+            let Some(piece) = piece else { return Ok(None) };
+            let Some(part) = pack::part(piece.value(), found.at) else {
+                return Ok(Some(Err(record::torn())));
+            };
+            if part.bytes.len() == part.whole_bytes {
+                return Ok(Some(record::decode(part.bytes)));
+            }
+            let next = |number: u32| {
+                let piece = table.get((found.group, number)).map_err(redb::Error::from)?;
+                Ok(piece.map(|piece| piece.value().to_vec()))
+            };
+            Ok(Some(join(&part, found.piece, next)?.and_then(|bytes| record::decode(&bytes))))
         })
     }
 
-    /// Up to `count` rows of the order that lie below `below`, newest first.
-    pub(crate) fn order_below(&self, below: Row, count: usize) -> Result<Vec<Row>, Fault> {
+    /// The ids of all groups, newest first.
+    pub(crate) fn groups(&self) -> Result<Vec<u64>, Fault> {
         fenced(|| {
             let read = self.file.db.begin_read().map_err(redb::Error::from)?;
-            let order = read.open_table(ORDER).map_err(redb::Error::from)?;
-            let rows = order.range(..below).map_err(redb::Error::from)?.rev().take(count);
-            let rows = rows.map(|row| row.map(|(row, _)| row.value()));
-            Ok(rows.collect::<Result<Vec<_>, _>>().map_err(redb::Error::from)?)
+            let table = read.open_table(DIRECTORIES).map_err(redb::Error::from)?;
+            let (mut ids, mut below) = (Vec::new(), (u64::MAX, u32::MAX));
+            while let Some(row) = table.range(..below).map_err(redb::Error::from)?.next_back() {
+                let (row, _) = row.map_err(redb::Error::from)?;
+                below = (row.value().0, 0);
+                ids.push(below.0);
+            }
+            Ok(ids)
         })
     }
 
-    /// Writes a batch durably, all of it or nothing.
-    pub(crate) fn apply(
+    /// What the file knows about some groups; one that is missing or damaged is damage of the file.
+    pub(crate) fn describe(&self, ids: &[u64]) -> Result<Vec<(Directory, Option<Notes>, Rows)>, Fault> {
+        fenced(|| {
+            let read = self.file.db.begin_read().map_err(redb::Error::from)?;
+            let directories = read.open_table(DIRECTORIES).map_err(redb::Error::from)?;
+            let notes = read.open_table(NOTES).map_err(redb::Error::from)?;
+            let mut described = Vec::with_capacity(ids.len());
+            for id in ids {
+                let bytes = whole(&directories, *id)?;
+                let damaged =
+                    |what: &str| Fault::Damaged(format!("{what} of group {id} does not match its checksum"));
+                let directory = Directory::decode(&bytes.0, *id).ok_or_else(|| damaged("the directory"))?;
+                let found = notes.get(*id).map_err(redb::Error::from)?;
+                let (mut notes_sum, mut own_notes) = (0, None);
+                if let Some(found) = found {
+                    notes_sum = pack::sum_of(found.value());
+                    let decoded = Notes::decode(found.value(), *id, directory.lines.len());
+                    own_notes = Some(decoded.ok_or_else(|| damaged("the notes"))?);
+                }
+                let rows_bytes = stored_bytes(&directory, bytes.0.len());
+                let directory_sum = pack::sum_of(&bytes.0);
+                let rows = Rows { directory_sum, notes_sum, directory_pieces: bytes.1, bytes: rows_bytes };
+                described.push((directory, own_notes, rows));
+            }
+            Ok(described)
+        })
+    }
+
+    /// Shows the records of `group` named by `wanted` (ascending), each whole or damaged, with its number.
+    pub(crate) fn read_group(
         &self,
-        ops: &Ops,
-        is_dead: &dyn Fn(&Entry) -> bool,
-        budget_bytes: u64,
-    ) -> Result<Applied, Fault> {
+        group: u64,
+        starts: &[u16],
+        wanted: impl Iterator<Item = u16>,
+        visit: &mut dyn FnMut(u16, crate::Result<&[u8]>),
+    ) -> Result<(), Fault> {
+        fenced(|| {
+            let read = self.file.db.begin_read().map_err(redb::Error::from)?;
+            let table = read.open_table(RECORDS).map_err(redb::Error::from)?;
+            let fetch = |number: u32| -> Result<Option<Vec<u8>>, Fault> {
+                let piece = table.get((group, number)).map_err(redb::Error::from)?;
+                Ok(piece.map(|piece| piece.value().to_vec()))
+            };
+            let mut held: Option<(u32, Option<Vec<u8>>)> = None;
+            for record in wanted {
+                let (number, at) = pack::locate(starts, record);
+                if held.as_ref().is_none_or(|(held, _)| *held != number) {
+                    held = Some((number, fetch(number)?));
+                }
+                let piece = held.as_ref().and_then(|(_, piece)| piece.as_deref()).unwrap_or_default();
+                match pack::part(piece, at) {
+                    None => visit(record, Err(record::torn())),
+                    Some(part) if part.bytes.len() == part.whole_bytes => visit(record, Ok(part.bytes)),
+                    Some(part) => match join(&part, number, fetch)? {
+                        Ok(bytes) => visit(record, Ok(&bytes)),
+                        Err(error) => visit(record, Err(error)),
+                    },
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes a batch durably.
+    pub(crate) fn commit(&self, batch: &Batch, meta: &Meta) -> Result<(), Fault> {
         self.file.check_in_place()?;
         fenced(|| {
             let write = self.begin()?;
-            let mut applied = Applied { meta: read_meta(&write)?, ..Applied::default() };
             {
-                let mut rows = Rows::open(&write, applied.meta.live_bytes)?;
-                for (fingerprint, op) in ops {
-                    match op {
-                        Op::Put(entry) if !is_dead(entry) => {
-                            if rows.put(*fingerprint, entry)? {
-                                applied.stored.push(*fingerprint);
-                            }
-                        }
-                        Op::Put(entry) => rows.remove(*fingerprint, entry.sequence())?,
-                        Op::Remove(sequence) => rows.remove(*fingerprint, *sequence)?,
+                let mut records = write.open_table(RECORDS).map_err(redb::Error::from)?;
+                let mut directories = write.open_table(DIRECTORIES).map_err(redb::Error::from)?;
+                let mut notes = write.open_table(NOTES).map_err(redb::Error::from)?;
+                for gone in &batch.removed {
+                    for piece in 0..gone.pieces {
+                        records.remove((gone.id, piece)).map_err(redb::Error::from)?;
+                    }
+                    for piece in 0..gone.directory_pieces {
+                        directories.remove((gone.id, piece)).map_err(redb::Error::from)?;
+                    }
+                    notes.remove(gone.id).map_err(redb::Error::from)?;
+                }
+                for group in &batch.added {
+                    let id = group.directory.id;
+                    for (number, piece) in (0_u32..).zip(&group.pieces) {
+                        records.insert((id, number), piece.as_slice()).map_err(redb::Error::from)?;
+                    }
+                    for (number, piece) in (0_u32..).zip(group.directory_bytes.chunks(pack::PIECE_BYTES)) {
+                        directories.insert((id, number), piece).map_err(redb::Error::from)?;
                     }
                 }
-                applied.evicted = rows.shrink(budget_bytes)?;
-                applied.removed = std::mem::take(&mut rows.removed);
-                applied.meta.live_bytes = rows.live_bytes;
+                for (id, bytes) in &batch.notes {
+                    notes.insert(*id, bytes.as_slice()).map_err(redb::Error::from)?;
+                }
             }
-            applied.meta.commit += 1;
-            put_meta(&write, &[("commit", applied.meta.commit), ("live", applied.meta.live_bytes)])?;
-            write.commit().map_err(redb::Error::from)?;
-            applied.meta = self.meta()?;
-            Ok(applied)
+            put_meta(&write, meta)?;
+            Ok(write.commit().map_err(redb::Error::from)?)
         })
+    }
+
+    /// Gives free pages at the end of the file back to the system; nothing else may use the file meanwhile.
+    pub(crate) fn compact(&mut self) -> Result<bool, Fault> {
+        self.file.check_in_place()?;
+        let db = &mut self.file.db;
+        fenced(|| Ok(db.compact().map_err(redb::Error::from)?))
     }
 
     fn begin(&self) -> Result<WriteTransaction, Fault> {
@@ -135,95 +228,65 @@ impl Bulk {
 
     fn meta(&self) -> Result<Meta, Fault> {
         let read = self.file.db.begin_read().map_err(redb::Error::from)?;
-        let meta = read.open_table(META).map_err(redb::Error::from)?;
-        let order = read.open_table(ORDER).map_err(redb::Error::from)?;
-        let last = order.last().map_err(redb::Error::from)?;
-        let sequence_last = last.map_or(0, |(row, _)| row.value().0);
-        let entries = redb::ReadableTableMetadata::len(&order).map_err(redb::Error::from)?;
-        Ok(Meta { entries, sequence_last, ..meta_in(&meta)? })
-    }
-}
-
-/// The tables of one transaction, and what their rows take.
-struct Rows<'t> {
-    records: redb::Table<'t, u128, &'static [u8]>,
-    order: redb::Table<'t, Row, (u64, u64)>,
-    live_bytes: u64,
-    removed: Vec<u128>,
-}
-
-impl<'t> Rows<'t> {
-    fn open(write: &'t WriteTransaction, live_bytes: u64) -> Result<Self, Fault> {
-        let records = write.open_table(RECORDS).map_err(redb::Error::from)?;
-        let order = write.open_table(ORDER).map_err(redb::Error::from)?;
-        Ok(Self { records, order, live_bytes, removed: Vec::new() })
-    }
-
-    /// Whether it was stored: what the format has no room for, or is older than what is there, is not.
-    fn put(&mut self, fingerprint: u128, entry: &Entry) -> Result<bool, Fault> {
-        let old = self.sequence_of(fingerprint)?;
-        if old.is_some_and(|old| old > entry.sequence()) {
-            return Ok(false);
-        }
-        if let Some(old) = old {
-            self.unfile(fingerprint, old)?;
-        }
-        let Some(bytes) = record::encode(entry) else { return Ok(false) };
-        let charge_bytes = charge_bytes(bytes.len());
-        self.records.insert(fingerprint, bytes.as_slice()).map_err(redb::Error::from)?;
-        let row = (entry.sequence(), fingerprint);
-        let about = (entry.expires_at().as_millis(), charge_bytes);
-        self.order.insert(row, about).map_err(redb::Error::from)?;
-        self.live_bytes += charge_bytes;
-        Ok(true)
-    }
-
-    /// Removes the record if its sequence is below `below`.
-    fn remove(&mut self, fingerprint: u128, below: u64) -> Result<(), Fault> {
-        match self.sequence_of(fingerprint)? {
-            Some(sequence) if sequence < below => {
-                self.unfile(fingerprint, sequence)?;
-                self.removed.push(fingerprint);
+        let table = match read.open_table(META) {
+            Ok(table) => table,
+            Err(redb::TableError::TableDoesNotExist(_)) => {
+                return Err(Fault::Damaged(format!("it has an older format, this version reads {FORMAT}")));
             }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Drops the oldest until the rows fit; at most [`EVICTIONS_MAX`] a batch.
-    fn shrink(&mut self, budget_bytes: u64) -> Result<u64, Fault> {
-        let mut evicted = 0;
-        while self.live_bytes > budget_bytes && evicted < EVICTIONS_MAX {
-            let oldest = self.order.first().map_err(redb::Error::from)?.map(|(row, _)| row.value());
-            let Some((sequence, fingerprint)) = oldest else { break };
-            self.unfile(fingerprint, sequence)?;
-            self.removed.push(fingerprint);
-            evicted += 1;
-        }
-        Ok(evicted)
-    }
-
-    fn sequence_of(&self, fingerprint: u128) -> Result<Option<u64>, Fault> {
-        let found = self.records.get(fingerprint).map_err(redb::Error::from)?;
-        // A record whose sequence cannot be read is as old as can be.
-        Ok(found.map(|bytes| record::peek_sequence(bytes.value()).unwrap_or(0)))
-    }
-
-    fn unfile(&mut self, fingerprint: u128, sequence: u64) -> Result<(), Fault> {
-        self.records.remove(fingerprint).map_err(redb::Error::from)?;
-        let about = self.order.remove((sequence, fingerprint)).map_err(redb::Error::from)?;
-        if let Some(about) = about {
-            self.live_bytes = self.live_bytes.saturating_sub(about.value().1);
-        }
-        Ok(())
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
+        let found = table.get(META_ROW).map_err(redb::Error::from)?;
+        let found = found.ok_or_else(|| Fault::Damaged("it says nothing about itself".to_owned()))?;
+        parse_meta(found.value())
     }
 }
 
-/// What a record of this length takes in the file: small ones share pages that stay partly empty, large ones get a run
-/// of pages whose length is a power of two.
-fn charge_bytes(record_bytes: usize) -> u64 {
-    let bytes = u64::try_from(record_bytes).unwrap_or(u64::MAX / 4) + ROW_BYTES;
-    if bytes > PAGE_BYTES / 2 { bytes.next_power_of_two().max(PAGE_BYTES) } else { bytes + bytes / 2 }
+/// A record that goes on beyond the piece it begins in.
+fn join(
+    part: &Part<'_>,
+    first: u32,
+    mut next: impl FnMut(u32) -> Result<Option<Vec<u8>>, Fault>,
+) -> Result<crate::Result<Vec<u8>>, Fault> {
+    let mut bytes = part.bytes.to_vec();
+    let mut number = first;
+    while bytes.len() < part.whole_bytes {
+        number += 1;
+        let piece = next(number)?.unwrap_or_default();
+        match pack::rest(&piece, part.whole_bytes - bytes.len()) {
+            Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest),
+            _ => return Ok(Err(record::torn())),
+        }
+    }
+    Ok(Ok(bytes))
+}
+
+/// All pieces of a directory, joined, and how many they are.
+fn whole(table: &impl ReadableTable<(u64, u32), &'static [u8]>, id: u64) -> Result<(Vec<u8>, u32), Fault> {
+    let (mut bytes, mut pieces) = (Vec::new(), 0);
+    for row in table.range((id, 0)..=(id, u32::MAX)).map_err(redb::Error::from)? {
+        let (_, piece) = row.map_err(redb::Error::from)?;
+        bytes.extend_from_slice(piece.value());
+        pieces += 1;
+    }
+    Ok((bytes, pieces))
+}
+
+/// What a group takes in the file.
+pub(crate) fn stored_bytes(directory: &Directory, directory_bytes: usize) -> u64 {
+    let whole_pieces = (directory.starts.len() as u64).saturating_sub(1);
+    let offsets = 2 * (directory.lines.len() + directory.starts.len()) as u64;
+    let last = (directory.bytes + offsets).saturating_sub(whole_pieces * pack::PIECE_BYTES as u64);
+    let notes = directory.lines.len() as u64 * 9 / 8 + 24;
+    whole_pieces * PIECE_PAGES_BYTES + pages(last) + pages(directory_bytes as u64) + pages(notes)
+}
+
+/// What a row takes: small ones share pages, large ones get a run of pages whose length is a power of two.
+fn pages(bytes: u64) -> u64 {
+    match bytes {
+        0..2048 => (bytes + 32) * 3 / 2,
+        2048..65_400 => (bytes + 100).next_power_of_two().max(PAGE_BYTES),
+        _ => (bytes + 100).next_multiple_of(PIECE_PAGES_BYTES),
+    }
 }
 
 /// How much of a file that may have `file_bytes_max` its rows may take. The file grows by doubling, and a batch needs
@@ -236,52 +299,65 @@ pub(crate) fn budget_bytes(file_bytes_max: u64) -> u64 {
     step.min(file_bytes_max) / 4 * 3
 }
 
-fn read_meta(write: &WriteTransaction) -> Result<Meta, Fault> {
-    let meta = write.open_table(META).map_err(redb::Error::from)?;
-    meta_in(&meta)
+fn parse_meta(bytes: &[u8]) -> Result<Meta, Fault> {
+    let format = Reader(bytes).u64();
+    if format != Some(FORMAT) {
+        let found = format.map_or("no format".to_owned(), |format| format!("format {format}"));
+        return Err(Fault::Damaged(format!("it has {found}, this version reads {FORMAT}")));
+    }
+    let damaged = || Fault::Damaged("what it says about itself does not match its checksum".to_owned());
+    let (covered, sum) = bytes.split_last_chunk::<8>().ok_or_else(damaged)?;
+    if xxh3_64(covered) != u64::from_le_bytes(*sum) {
+        return Err(damaged());
+    }
+    let mut reader = Reader(covered.get(8..).unwrap_or_default());
+    let mut number = || reader.u64().ok_or_else(damaged);
+    Ok(Meta {
+        store: number()?,
+        commit: number()?,
+        next_group: number()?,
+        sequence_last: number()?,
+        groups: number()?,
+        records: number()?,
+        inventory: number()?,
+    })
 }
 
-fn meta_in(meta: &impl ReadableTable<&'static str, u64>) -> Result<Meta, Fault> {
-    let number = |name: &str| -> Result<u64, Fault> {
-        let found = meta.get(name).map_err(redb::Error::from)?;
-        found.map(|found| found.value()).ok_or_else(|| Fault::Damaged(format!("it has no {name}")))
-    };
-    let format = number("format")?;
-    if format != FORMAT {
-        return Err(Fault::Damaged(format!("it has format {format}, this version reads {FORMAT}")));
+fn put_meta(write: &WriteTransaction, meta: &Meta) -> Result<(), Fault> {
+    let mut bytes = Vec::new();
+    let numbers = [
+        FORMAT,
+        meta.store,
+        meta.commit,
+        meta.next_group,
+        meta.sequence_last,
+        meta.groups,
+        meta.records,
+        meta.inventory,
+    ];
+    for number in numbers {
+        bytes.extend(number.to_le_bytes());
     }
-    let (store, commit, live_bytes) = (number("store")?, number("commit")?, number("live")?);
-    Ok(Meta { store, commit, live_bytes, ..Meta::default() })
-}
-
-fn put_meta(write: &WriteTransaction, numbers: &[(&str, u64)]) -> Result<(), Fault> {
-    let mut meta = write.open_table(META).map_err(redb::Error::from)?;
-    for (name, number) in numbers {
-        meta.insert(*name, *number).map_err(redb::Error::from)?;
-    }
+    bytes.extend(xxh3_64(&bytes).to_le_bytes());
+    let mut table = write.open_table(META).map_err(redb::Error::from)?;
+    table.insert(META_ROW, bytes.as_slice()).map_err(redb::Error::from)?;
     Ok(())
 }
 
-/// Where a record stands in the order: its sequence, then its fingerprint.
-pub(crate) type Row = (u64, u128);
+/// The format of the tables; that of a record, a directory and notes is in each of them. The first format filed each
+/// record alone.
+const FORMAT: u64 = 2;
 
-/// Above every row.
-pub(crate) const ROW_END: Row = (u64::MAX, u128::MAX);
-
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
-const ORDER: TableDefinition<'_, Row, (u64, u64)> = TableDefinition::new("order");
-
-/// The format of the tables; that of a record is in each record.
-const FORMAT: u64 = 1;
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bulk");
+const META_ROW: &str = "meta";
+const RECORDS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("groups");
+const DIRECTORIES: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("directories");
+const NOTES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("notes");
 
 const PAGE_BYTES: u64 = 4096;
 
-/// The rows of one record beside its bytes, in both tables.
-const ROW_BYTES: u64 = 96;
-
-/// A batch never evicts more than this, so that it stays short.
-const EVICTIONS_MAX: u64 = 4096;
+/// What a full piece takes.
+const PIECE_PAGES_BYTES: u64 = 16 * PAGE_BYTES;
 
 /// What the file holds beside its pages, at most.
 const FILE_HEADER_BYTES: u64 = 300 << 10;

@@ -1,28 +1,26 @@
 //! The open: which files are believed, and what is done about those that are not.
 //!
 //! It reads numbers, floors and graves, never records, so it takes as long for a full file as for an empty one; the
-//! index of keys is read afterwards by the thread `hifz-index`. Whatever is wrong with the files, it ends with a tier
+//! directories are read afterwards by the writer (`disk/load.rs`). Whatever is wrong with the files, it ends with a tier
 //! that runs: believed, cold, or degraded.
 
-use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::thread::{Builder, JoinHandle};
 
 use parking_lot::Mutex;
 
 use super::backend::{Fault, Fuse, Limits};
-use super::bulk::{Bulk, Meta, ROW_END};
+use super::bulk::{Bulk, Meta};
 use super::log::MarkLog;
 use super::queue::Op;
 use super::scribe::Scribe;
-use super::state::{Part, Shared, index_key};
+use super::state::{Part, Shared};
 use super::truth::{Stored, TruthFile};
 use super::writer::{Writer, new_store_id};
-use super::{Disk, DiskOptions, ROWS_A_STEP, Truth};
+use super::{Disk, DiskOptions, Truth};
 use crate::clock::Clock;
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,17 +34,11 @@ pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse
     let has_bulk = shared.bulk.read().is_some();
     load_marks(&shared, &opened.stored, if has_bulk { &overwrites } else { &[] });
     let (ask, asks) = channel();
-    let (store, epoch) = (opened.stored.store, opened.stored.epoch);
+    let (store, epoch, found) = (opened.stored.store, opened.stored.epoch, opened.meta);
     let writer = Writer::new(Arc::clone(&shared), ask.clone(), store);
     let scribe = Scribe::new(Arc::clone(&shared), opened.truth, epoch);
-    let indexed = Arc::clone(&shared);
     let threads = vec![
-        spawn("hifz-writer", &shared, move || writer.run())?,
-        spawn("hifz-index", &shared, move || {
-            if has_bulk {
-                build_index(&indexed);
-            }
-        })?,
+        spawn("hifz-writer", &shared, move || writer.run(found))?,
         spawn("hifz-truth", &shared, move || scribe.run(&asks))?,
     ];
     let disk = Disk { shared, scribe: ask, threads: Mutex::new(threads), first_sequence };
@@ -57,6 +49,8 @@ pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse
 struct Opened {
     truth: Option<TruthFile>,
     stored: Stored,
+    /// What the bulk says about itself; `None` where there is none to be read.
+    meta: Option<Meta>,
 }
 
 fn open_files(shared: &Shared) -> Opened {
@@ -69,7 +63,7 @@ fn open_files(shared: &Shared) -> Opened {
             *shared.bulk.write() = None;
             shared.set_health(part, Some(fault.reason()));
             shared.queue.lock().is_urgent = true;
-            Opened { truth: None, stored: Stored { epoch: 1, ..Stored::default() } }
+            Opened { truth: None, stored: Stored { epoch: 1, ..Stored::default() }, meta: None }
         }
     }
 }
@@ -90,16 +84,17 @@ fn try_open(shared: &Shared) -> std::result::Result<Opened, (Part, Fault)> {
     stored.epoch = (stored.epoch + 1).min(EPOCH_MAX);
     if let Some((bulk, meta)) = bulk {
         truth.begin_epoch(&stored).map_err(in_truth)?;
-        shared.note(&meta);
         *shared.bulk.write() = Some(bulk);
-        return Ok(Opened { truth: Some(truth), stored });
+        // Whoever asks from now on waits for the writer to read what is there.
+        shared.catalog.write().begin_loading(0);
+        return Ok(Opened { truth: Some(truth), stored, meta: Some(meta) });
     }
     // Floors stay, for what the caller keeps elsewhere; graves were those of a bulk that is no more.
     stored = Stored { store: new_store_id(shared), settled: 0, graves: Vec::new(), ..stored };
     truth.replace(&stored).map_err(in_truth)?;
     let make = || Bulk::create(&bulk_path, &shared.limits, stored.store);
     shared.replace_bulk(make).map_err(|fault| (Part::Bulk, fault))?;
-    Ok(Opened { truth: Some(truth), stored })
+    Ok(Opened { truth: Some(truth), stored, meta: None })
 }
 
 /// The bulk that belongs to this truth, if there is one; any other is set aside.
@@ -174,34 +169,6 @@ fn spawn(
     Builder::new().name(name.to_owned()).spawn(guarded).map_err(|error| {
         Error::new(ErrorKind::DiskFailed, format!("cannot start the thread {name}")).because(error)
     })
-}
-
-/// Reads which keys are on disk, in steps, so that no reader of the file holds old pages for long.
-fn build_index(shared: &Shared) {
-    let mut below = ROW_END;
-    loop {
-        if shared.is_closed.load(Ordering::Relaxed) || shared.is_discarded() {
-            return;
-        }
-        let slot = shared.bulk.read();
-        let Some(rows) = slot.as_ref().map(|bulk| bulk.order_below(below, ROWS_A_STEP)) else { return };
-        drop(slot);
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(fault) => return shared.report(fault),
-        };
-        let found: HashSet<u64> = rows.iter().map(|(_, fingerprint)| index_key(*fingerprint)).collect();
-        let mut index = shared.index.write();
-        if index.is_ready {
-            return;
-        }
-        index.fingerprints.extend(found);
-        index.is_ready = rows.is_empty();
-        drop(index);
-        if let Some(last) = rows.last() {
-            below = *last;
-        }
-    }
 }
 
 /// How many of a sequence's bits count within an epoch.

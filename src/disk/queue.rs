@@ -28,7 +28,7 @@ impl Op {
         }
     }
 
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Put(entry) => u64::try_from(entry.weight()).unwrap_or(u64::MAX),
             Self::Remove(_) => REMOVE_BYTES,
@@ -65,6 +65,8 @@ pub(crate) struct Queue {
     pub(crate) failed: Option<(u64, String)>,
     /// Somebody waits for the end of `pending`.
     pub(crate) is_urgent: bool,
+    /// And wants everything tidied that is worth it when nobody writes.
+    pub(crate) is_tidying: bool,
     pub(crate) is_closing: bool,
     /// Puts that found no room.
     pub(crate) dropped: u64,
@@ -111,7 +113,7 @@ impl Queue {
         debug_assert!(self.writing.is_empty(), "one batch at a time");
         self.writing = Arc::new(std::mem::take(&mut self.pending));
         self.bytes = 0;
-        self.is_urgent = false;
+        (self.is_urgent, self.is_tidying) = (false, false);
         self.batch += 1;
         Arc::clone(&self.writing)
     }

@@ -76,11 +76,6 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry> {
     parse(covered).ok_or_else(|| broken("has a form that this version does not write"))
 }
 
-/// The sequence of a record without looking at the rest; only for bookkeeping, the checksum is not asked.
-pub(crate) fn peek_sequence(bytes: &[u8]) -> Option<u64> {
-    Reader(bytes.get(SEQUENCE_AT..)?).u64()
-}
-
 fn parse(covered: &[u8]) -> Option<Entry> {
     let mut reader = Reader(covered);
     if reader.array::<2>()? != [FORMAT, 0] {
@@ -109,34 +104,39 @@ fn parse(covered: &[u8]) -> Option<Entry> {
 }
 
 /// What is left to read; every step answers `None` where the bytes end too soon.
-struct Reader<'b>(&'b [u8]);
+pub(crate) struct Reader<'b>(pub(crate) &'b [u8]);
 
 impl<'b> Reader<'b> {
-    fn take(&mut self, len: usize) -> Option<&'b [u8]> {
+    pub(crate) fn take(&mut self, len: usize) -> Option<&'b [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
     fn text(&mut self, len: usize) -> Option<&'b str> {
         std::str::from_utf8(self.take(len)?).ok()
     }
+}
+
+/// What is said of a record that is not all there.
+pub(crate) fn torn() -> Error {
+    broken("is not all there")
 }
 
 fn broken(why: &'static str) -> Error {
@@ -147,7 +147,6 @@ fn broken(why: &'static str) -> Error {
 pub(crate) const FORMAT: u8 = 1;
 
 const HEADER_BYTES: usize = 40;
-const SEQUENCE_AT: usize = 32;
 const CHECKSUM_BYTES: usize = 8;
 
 #[cfg(test)]
@@ -179,7 +178,6 @@ mod tests {
         let entry = entry();
         let bytes = encode(&entry).unwrap();
         assert_eq!(bytes.len(), encoded_bytes(&entry));
-        assert_eq!(peek_sequence(&bytes), Some(entry.sequence()));
         let back = decode(&bytes).unwrap();
         assert_eq!(back.key(), entry.key());
         assert_eq!((back.head(), back.body()), (entry.head(), entry.body()));

@@ -1,24 +1,26 @@
 //! What the threads of the disk tier share.
 //!
-//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log`; `index`, `health` and `life` are taken alone or
-//! last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `index` or `health` is held.
+//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log`; `catalog`, `health`, `graces` and `life` are taken alone
+//! or last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `catalog` or `health` is held.
 //! Readers hold `bulk` shared for one read; the writer takes it alone only to drop or replace the handle, so that the
 //! process never has the file open twice.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::backend::{Fault, Limits};
-use super::bulk::{Bulk, Meta};
+use super::bulk::Bulk;
+use super::catalog::{Catalog, Look};
 use super::log::MarkLog;
 use super::marks::Marks;
 use super::queue::{Op, Queue};
 use super::{DiskOptions, DiskState};
 use crate::clock::Clock;
 use crate::datadir::DataDir;
-use crate::error::Result;
+use crate::entry::Entry;
+use crate::error::{Error, Result};
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -37,7 +39,12 @@ pub(crate) struct Shared {
     pub(crate) ended: Condvar,
     /// `None` while the file is closed after a fault; only the writer changes it.
     pub(crate) bulk: RwLock<Option<Bulk>>,
-    pub(crate) index: RwLock<Index>,
+    pub(crate) catalog: RwLock<Catalog>,
+    /// Wakes who waits for the catalog to be loaded; guards nothing.
+    pub(crate) loading: Mutex<()>,
+    pub(crate) loaded: Condvar,
+    /// How long records are kept past their deadline, in ms by namespace.
+    pub(crate) graces: RwLock<HashMap<Box<str>, u64>>,
     health: Mutex<Health>,
     /// Held while the bulk's name comes or goes.
     life: Mutex<()>,
@@ -48,15 +55,6 @@ pub(crate) struct Shared {
     pub(crate) reader_fault: Mutex<Option<Fault>>,
     pub(crate) is_closed: AtomicBool,
     pub(crate) counts: Counts,
-}
-
-/// The keys that may be on disk, by the first half of their fingerprint: too many is a wasted read, too few would be a
-/// lost entry, so what is doubtful stays in.
-#[derive(Debug, Default)]
-pub(crate) struct Index {
-    pub(crate) fingerprints: HashSet<u64>,
-    /// Until then every key may be there, and the file itself is asked.
-    pub(crate) is_ready: bool,
 }
 
 #[derive(Debug, Default)]
@@ -76,9 +74,8 @@ pub(crate) enum Part {
 pub(crate) struct Counts {
     pub(crate) broken: AtomicU64,
     pub(crate) evicted: AtomicU64,
+    pub(crate) expired: AtomicU64,
     pub(crate) refused: AtomicU64,
-    pub(crate) live_bytes: AtomicU64,
-    pub(crate) entries: AtomicU64,
 }
 
 impl Shared {
@@ -100,7 +97,10 @@ impl Shared {
             wake: Condvar::new(),
             ended: Condvar::new(),
             bulk: RwLock::default(),
-            index: RwLock::default(),
+            catalog: RwLock::default(),
+            loading: Mutex::default(),
+            loaded: Condvar::new(),
+            graces: RwLock::default(),
             health: Mutex::default(),
             life: Mutex::default(),
             is_discarded: AtomicBool::new(false),
@@ -133,12 +133,8 @@ impl Shared {
         *slot = Some(bulk);
         self.is_discarded.store(false, Ordering::SeqCst);
         drop(life);
-        let mut index = self.index.write();
-        index.fingerprints = HashSet::new();
-        index.is_ready = true;
-        drop(index);
+        self.catalog.write().clear();
         drop(slot);
-        self.note(&Meta::default());
         let mut queue = self.queue.lock();
         queue.forget_removals();
         self.log.lock().clear();
@@ -155,15 +151,53 @@ impl Shared {
         self.is_discarded.store(true, Ordering::SeqCst);
     }
 
+    /// Whether a record of the key may lie in the file.
     pub(crate) fn may_contain(&self, fingerprint: u128) -> bool {
-        let index = self.index.read();
-        !index.is_ready || index.fingerprints.contains(&index_key(fingerprint))
+        self.catalog.read().look(half(fingerprint)) != Look::Nowhere
+    }
+
+    /// What is known about a key, once that is known.
+    pub(crate) fn look(&self, fingerprint: u128) -> Look {
+        let half = half(fingerprint);
+        loop {
+            let look = self.catalog.read().look(half);
+            if look != Look::Loading || self.is_closed.load(Ordering::Relaxed) {
+                return look;
+            }
+            self.wait_loaded();
+        }
+    }
+
+    /// Waits until the catalog is loaded, or will not be.
+    pub(crate) fn wait_loaded(&self) {
+        let mut loading = self.loading.lock();
+        while self.catalog.read().is_loading() && !self.is_closed.load(Ordering::Relaxed) {
+            self.loaded.wait(&mut loading);
+        }
+    }
+
+    /// Wakes who waits for the catalog.
+    pub(crate) fn tell_loaded(&self) {
+        drop(self.loading.lock());
+        self.loaded.notify_all();
+    }
+
+    /// Until when a record is worth keeping: its deadline and the grace of its namespace, in ms since the Unix epoch.
+    pub(crate) fn until_ms(&self, entry: &Entry) -> u64 {
+        let grace_ms = self.graces.read().get(entry.key().namespace()).copied().unwrap_or(0);
+        entry.expires_at().as_millis().saturating_add(grace_ms)
     }
 
     /// Has the record of a key removed if its sequence is below `below`.
     pub(crate) fn remove(&self, fingerprint: u128, below: u64) {
         self.queue.lock().push(fingerprint, Op::Remove(below), self.options.queue_bytes_max);
         self.wake.notify_all();
+    }
+
+    /// A record turned out to be damaged.
+    pub(crate) fn note_broken(&self, error: &Error) {
+        self.counts.broken.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(error = error.chain(), "a record is dropped");
     }
 
     pub(crate) fn report(&self, fault: Fault) {
@@ -196,6 +230,7 @@ impl Shared {
         self.is_closed.store(true, Ordering::SeqCst);
         drop(queue);
         self.ended.notify_all();
+        self.tell_loaded();
     }
 
     pub(crate) fn state(&self) -> DiskState {
@@ -205,15 +240,10 @@ impl Shared {
             None => DiskState::Healthy,
         }
     }
-
-    pub(crate) fn note(&self, meta: &Meta) {
-        self.counts.live_bytes.store(meta.live_bytes, Ordering::Relaxed);
-        self.counts.entries.store(meta.entries, Ordering::Relaxed);
-    }
 }
 
-/// The half of a fingerprint that the index keeps.
+/// The half of a fingerprint that the catalog keeps.
 #[expect(clippy::cast_possible_truncation, reason = "half of a hash is a hash")]
-pub(crate) fn index_key(fingerprint: u128) -> u64 {
+pub(crate) fn half(fingerprint: u128) -> u64 {
     fingerprint as u64
 }

@@ -1,5 +1,6 @@
 //! The disk tier as its callers see it, with crashes, faults and damage.
 
+use std::collections::HashMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -22,6 +23,7 @@ fn options() -> DiskOptions {
         // Never by itself: each test says when.
         flush_interval: Duration::from_hours(1),
         queue_bytes_max: 8 << 20,
+        index_bytes_max: 8 << 20,
     }
 }
 
@@ -314,6 +316,87 @@ fn an_expired_entry_is_not_found_and_one_from_the_future_neither() {
     assert_eq!((body(&disk, "a:old"), body(&disk, "a:future")), (None, None));
     disk.flush().unwrap();
     assert_eq!(disk.status().entries, 0, "what was found expired gives its space back");
+}
+
+#[test]
+fn what_expires_gives_its_space_back_without_being_read_once_its_grace_is_over() {
+    let temp = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let dir = DataDir::open(temp.path()).unwrap();
+    let (disk, truth) = open::open(&dir, options(), clock.clone(), Fuse::none()).unwrap();
+    disk.set_grace("stale", Duration::from_secs(10));
+    for number in 0..300 {
+        for (namespace, seconds) in [("short", 1), ("stale", 1), ("long", 100)] {
+            let name = format!("{namespace}:{number}");
+            let expires_at = NOW.after(Duration::from_secs(seconds));
+            let sequence = truth.first_sequence + number;
+            let parts = Parts { head: b"", body: &[1; 500], tags: &[], stored_at: NOW, expires_at, sequence };
+            disk.put(&Entry::new(key(&name), &parts));
+        }
+        if number % 50 == 0 {
+            disk.flush().unwrap();
+        }
+    }
+    disk.tidy().unwrap();
+    assert_eq!(disk.status().entries, 900);
+    clock.advance(Duration::from_secs(2));
+    assert_eq!(body(&disk, "short:1"), None);
+    assert!(body(&disk, "stale:1").is_some(), "it may still be served stale");
+    clock.advance(Duration::from_secs(10));
+    disk.tidy().unwrap();
+    let status = disk.status();
+    assert!(status.entries <= 302 && status.expired >= 598, "{status:?}");
+    assert!(body(&disk, "long:299").is_some());
+    clock.advance(Duration::from_secs(100));
+    disk.tidy().unwrap();
+    assert_eq!((disk.status().entries, disk.status().live_bytes), (0, 0));
+    disk.close().unwrap();
+    assert!(fs::metadata(temp.path().join("cache.redb")).unwrap().len() < 2 << 20);
+}
+
+#[test]
+fn an_older_value_stays_dead_through_evictions_rewrites_and_restarts() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = DiskOptions { bytes_max: 8 << 20, ..options() };
+    let mut newest = HashMap::new();
+    let mut state = 1_u64;
+    for _ in 0..6 {
+        let (disk, truth) = open_with(temp.path(), options.clone(), Fuse::none());
+        for step in 0..3000 {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let name = format!("k:{}", (state >> 33) % 900);
+            let sequence = truth.first_sequence + step;
+            if (state >> 40).is_multiple_of(12) {
+                delete(&disk, &name, sequence);
+                newest.remove(&name);
+            } else {
+                let bytes = usize::try_from((state >> 45) % 6000).unwrap();
+                disk.put(&entry(&name, &[&sequence.to_le_bytes()[..], &vec![0; bytes]].concat(), sequence));
+                newest.insert(name, sequence);
+            }
+            if step % 40 == 0 {
+                disk.flush().unwrap();
+                assert!(disk.status().file_bytes <= 8 << 20, "{:?}", disk.status());
+            }
+        }
+        let check = |disk: &Disk, when: &str| {
+            let mut found = 0;
+            for number in 0..900 {
+                let name = format!("k:{number}");
+                if let Some(body) = body(disk, &name) {
+                    let sequence = u64::from_le_bytes(body[..8].try_into().unwrap());
+                    assert_eq!(Some(&sequence), newest.get(&name), "{name} {when}");
+                    found += 1;
+                }
+            }
+            assert!(found > 300, "{found} {when}");
+        };
+        check(&disk, "running");
+        let killed = killed_copy(temp.path());
+        disk.close().unwrap();
+        drop(disk);
+        check(&open_with(killed.path(), options.clone(), Fuse::none()).0, "killed");
+    }
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The thread `hifz-writer`: owns all writing to the bulk.
 //!
-//! It commits what waits at about [`COMMIT_BYTES`] or every flush interval, whichever comes first. After any fault the
-//! handle is dropped; a file that failed is opened again with backoff, a damaged one goes to quarantine and another
-//! takes its place at once. Meanwhile the queue fills up to its bound and no further. A batch that failed waits again.
+//! It begins by reading the directories into the catalog (`disk/load.rs`). Then it commits what waits at about
+//! [`COMMIT_BYTES`] or every flush interval, whichever comes first, and tidies up with each commit and while nobody
+//! writes. After any fault the handle is dropped; a file that failed is opened again with backoff, a damaged one goes to
+//! quarantine and another takes its place at once. Meanwhile the queue fills up to its bound and no further. A batch
+//! that failed waits again.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,10 +12,13 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::backend::Fault;
-use super::bulk::{self, Applied, Bulk};
-use super::queue::Ops;
+use super::batch::Plan;
+use super::bulk::{self, Bulk, Meta};
+use super::load::load;
+use super::queue::{Op, Ops};
 use super::scribe::Ask;
-use super::state::{Part, Shared, index_key};
+use super::state::{Part, Shared};
+use super::tidy::{self, Room};
 use crate::clock::monotonic_now;
 
 pub(crate) struct Writer {
@@ -21,47 +26,71 @@ pub(crate) struct Writer {
     pub(crate) scribe: Sender<Ask>,
     /// The truth's store id, which the bulk must bear.
     pub(crate) store: u64,
+    /// What the bulk says about itself; `None` until it was read into the catalog.
+    meta: Option<Meta>,
     backoff: Duration,
     retry_at: Option<Instant>,
     /// How often in a row the file's own bound was in the way.
     squeezes: u32,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Write,
+    /// Nobody has written for a while.
+    Tidy,
     Close,
 }
 
 impl Writer {
+    /// `found` is what a bulk that was opened already says about itself.
     pub(crate) fn new(shared: Arc<Shared>, scribe: Sender<Ask>, store: u64) -> Self {
-        Self { shared, scribe, store, backoff: BACKOFF_MIN, retry_at: None, squeezes: 0 }
+        Self { shared, scribe, store, meta: None, backoff: BACKOFF_MIN, retry_at: None, squeezes: 0 }
     }
 
-    pub(crate) fn run(mut self) {
+    pub(crate) fn run(mut self, found: Option<Meta>) {
+        if let Err(fault) = self.begin(found) {
+            self.fail(&fault);
+        }
         loop {
             let turn = self.wait();
             let mut queue = self.shared.queue.lock();
             let ops = queue.take();
             self.shared.log.lock().turn();
             drop(queue);
-            let outcome = self.step(&ops);
+            let outcome = self.step(&ops, turn);
             self.end_batch(&ops, outcome);
-            if matches!(turn, Turn::Close) {
-                // Dropping the handle here closes the file cleanly, before `close` returns.
-                *self.shared.bulk.write() = None;
+            if turn == Turn::Close {
+                self.close();
                 return;
             }
         }
     }
 
+    /// Reads what the open found.
+    fn begin(&mut self, found: Option<Meta>) -> Result<(), Fault> {
+        let shared = Arc::clone(&self.shared);
+        let slot = shared.bulk.read();
+        match (slot.as_ref(), found) {
+            (Some(bulk), Some(found)) => load(&shared, bulk, &found)?,
+            (None, _) => return Ok(()),
+            (Some(_), None) => {}
+        }
+        self.meta = Some(found.unwrap_or(Meta { store: self.store, ..Meta::default() }));
+        Ok(())
+    }
+
     /// Until there is something to do.
     fn wait(&self) -> Turn {
         let flush_interval = self.shared.options.flush_interval;
-        let mut first_at = None;
+        let (began, mut first_at) = (monotonic_now(), None);
         let mut queue = self.shared.queue.lock();
         loop {
             if queue.is_closing {
                 return Turn::Close;
+            }
+            if queue.is_tidying {
+                return Turn::Tidy;
             }
             if queue.is_urgent {
                 return Turn::Write;
@@ -70,14 +99,14 @@ impl Writer {
             if queue.has_pending() && first_at.is_none() {
                 first_at = Some(now);
             }
-            let due_at = match (self.retry_at, first_at) {
-                (Some(at), _) => Some(at),
+            let (due_at, turn) = match (self.retry_at, first_at) {
+                (Some(at), _) => (Some(at), Turn::Write),
                 (None, Some(_)) if queue.pending_bytes() >= COMMIT_BYTES => return Turn::Write,
-                (None, Some(at)) => at.checked_add(flush_interval),
-                (None, None) => None,
+                (None, Some(at)) => (at.checked_add(flush_interval), Turn::Write),
+                (None, None) => (began.checked_add(TIDY_INTERVAL), Turn::Tidy),
             };
             match due_at {
-                Some(due_at) if due_at <= now => return Turn::Write,
+                Some(due_at) if due_at <= now => return turn,
                 Some(due_at) => {
                     self.shared.wake.wait_for(&mut queue, due_at - now);
                 }
@@ -86,24 +115,58 @@ impl Writer {
         }
     }
 
-    fn step(&mut self, ops: &Ops) -> Result<Applied, Fault> {
+    fn step(&mut self, ops: &Ops, turn: Turn) -> Result<(), Fault> {
         let found = self.shared.reader_fault.lock().take();
         if let Some(fault) = found {
-            self.drop_bulk(&fault);
+            return Err(fault);
         }
         self.ensure_bulk()?;
-        let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max);
+        let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max) >> self.squeezes;
+        let mut waiting: Vec<(u128, &Op)> = ops.iter().map(|(fingerprint, op)| (*fingerprint, op)).collect();
+        waiting.sort_unstable_by_key(|(_, op)| op.sequence());
+        let mut rest = waiting.as_slice();
+        loop {
+            let (chunk, bytes, left) = split_chunk(rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
+            rest = left;
+            self.write(chunk, bytes, budget_bytes, turn)?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn write(&mut self, chunk: Waiting<'_>, bytes: u64, budget_bytes: u64, turn: Turn) -> Result<(), Fault> {
         let shared = Arc::clone(&self.shared);
         let slot = shared.bulk.read();
-        let Some(bulk) = slot.as_ref() else { return Err(Fault::Failed("cache.redb is closed".to_owned())) };
-        if self.squeezes > 0 {
-            bulk.apply(&Ops::default(), &|_| false, budget_bytes >> self.squeezes)?;
+        let (Some(bulk), Some(meta)) = (slot.as_ref(), self.meta) else {
+            return Err(Fault::Failed("cache.redb is closed".to_owned()));
+        };
+        let mut plan = Plan::new(&shared, bulk, meta);
+        plan.expire(shared.clock.now().as_millis())?;
+        let room = Room {
+            incoming_bytes: bytes,
+            budget_bytes,
+            records_max: shared.options.index_bytes_max / RECORD_INDEX_BYTES,
+            is_idle: turn == Turn::Tidy,
+        };
+        let tidying = tidy::choose(&shared.catalog.read(), &room);
+        plan.tidy(&tidying)?;
+        for (fingerprint, op) in chunk {
+            match op {
+                // It would not fit beside anything else.
+                Op::Put(entry) if entry.weight() as u64 > budget_bytes / 4 => {
+                    plan.apply(*fingerprint, &Op::Remove(entry.sequence()))?;
+                }
+                op => plan.apply(*fingerprint, op)?,
+            }
         }
-        // Before the commit, so that no reader misses what is on disk.
-        let mut index = shared.index.write();
-        index.fingerprints.extend(ops.keys().map(|fingerprint| index_key(*fingerprint)));
-        drop(index);
-        bulk.apply(ops, &|entry| shared.marks.read().is_dead(entry), budget_bytes)
+        shared.counts.expired.fetch_add(plan.expired, Ordering::Relaxed);
+        if plan.finish(turn == Turn::Close) {
+            bulk.commit(&plan.batch, &plan.meta)?;
+            shared.counts.evicted.fetch_add(plan.evicted, Ordering::Relaxed);
+            self.meta = Some(plan.settle());
+        }
+        Ok(())
     }
 
     /// Opens the file again, or puts a new one in the place of one that must not be believed.
@@ -115,10 +178,16 @@ impl Writer {
             return Ok(());
         }
         let path = self.shared.dir.cache_file();
-        match Bulk::open(&path, &self.shared.limits) {
+        let opened = Bulk::open(&path, &self.shared.limits).and_then(|(bulk, meta)| {
+            if meta.store == self.store {
+                load(&self.shared, &bulk, &meta)?;
+            }
+            Ok((bulk, meta))
+        });
+        match opened {
             Ok((bulk, meta)) if meta.store == self.store => {
                 *self.shared.bulk.write() = Some(bulk);
-                self.shared.note(&meta);
+                self.meta = Some(meta);
                 Ok(())
             }
             Ok(_) => {
@@ -140,6 +209,7 @@ impl Writer {
         self.scribe.send(Ask::Renew(store, reply)).map_err(|_| gone())?;
         answer.recv().map_err(|_| gone())??;
         self.store = store;
+        self.meta = Some(Meta { store, ..Meta::default() });
         let (dir, limits) = (&self.shared.dir, &self.shared.limits);
         self.shared.replace_bulk(|| {
             dir.remove_durably(&dir.cache_file()).map_err(|error| Fault::Failed(error.chain()))?;
@@ -158,26 +228,45 @@ impl Writer {
 
     fn drop_bulk(&mut self, fault: &Fault) {
         *self.shared.bulk.write() = None;
+        self.meta = None;
+        self.shared.catalog.write().lose();
+        self.shared.tell_loaded();
         self.shared.set_health(Part::Bulk, Some(fault.reason()));
         if let Fault::Damaged(reason) = fault {
             self.set_aside(reason);
         }
     }
 
-    fn end_batch(&mut self, ops: &Ops, outcome: Result<Applied, Fault>) {
+    fn end_batch(&mut self, ops: &Ops, outcome: Result<(), Fault>) {
         match outcome {
-            Ok(applied) => self.settle(ops, &applied),
+            Ok(()) => self.settle(ops),
             Err(fault) => {
-                self.drop_bulk(&fault);
-                if fault.reason().contains(super::backend::BOUND_REACHED) {
-                    self.squeeze();
-                }
-                self.retry_at = monotonic_now().checked_add(self.backoff);
-                self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+                self.fail(&fault);
                 self.shared.queue.lock().give_back(fault.reason());
             }
         }
         self.shared.ended.notify_all();
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        self.drop_bulk(fault);
+        if fault.reason().contains(super::backend::BOUND_REACHED) {
+            self.squeeze();
+        }
+        self.retry_at = monotonic_now().checked_add(self.backoff);
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+    }
+
+    /// Closes the file cleanly; its free pages go back to the system where they are many.
+    fn close(&mut self) {
+        let Some(mut bulk) = self.shared.bulk.write().take() else { return };
+        let live_bytes = self.shared.catalog.read().sums.live_bytes;
+        let file_bytes = std::fs::metadata(self.shared.dir.cache_file()).map_or(0, |metadata| metadata.len());
+        let is_worth =
+            file_bytes > live_bytes + live_bytes / 3 + COMPACT_BYTES_MIN && live_bytes <= COMPACT_BYTES_MAX;
+        if is_worth && let Err(fault) = bulk.compact() {
+            tracing::warn!(reason = fault.reason(), "cache.redb keeps its size");
+        }
     }
 
     /// The rows fit but their pages did not: make room in steps, and when that does not help, start again.
@@ -189,16 +278,9 @@ impl Writer {
         }
     }
 
-    fn settle(&mut self, ops: &Ops, applied: &Applied) {
+    fn settle(&mut self, ops: &Ops) {
         (self.backoff, self.retry_at, self.squeezes) = (BACKOFF_MIN, None, 0);
         let shared = &self.shared;
-        shared.note(&applied.meta);
-        shared.counts.evicted.fetch_add(applied.evicted, Ordering::Relaxed);
-        let mut index = shared.index.write();
-        for fingerprint in &applied.removed {
-            index.fingerprints.remove(&index_key(*fingerprint));
-        }
-        drop(index);
         let mut marks = shared.marks.write();
         let filled: Vec<_> = ops
             .iter()
@@ -214,7 +296,9 @@ impl Writer {
         drop(queue);
         drop(marks);
         shared.set_health(Part::Bulk, None);
-        if !filled.is_empty() && self.scribe.send(Ask::Fill(filled, applied.meta.commit)).is_err() {
+        if !filled.is_empty()
+            && self.scribe.send(Ask::Fill(filled, self.meta.map_or(0, |meta| meta.commit))).is_err()
+        {
             tracing::debug!("graves stay until the next open");
         }
     }
@@ -227,6 +311,23 @@ pub(crate) fn new_store_id(shared: &Shared) -> u64 {
     RandomState::new().hash_one((shared.clock.now(), std::process::id())).max(1)
 }
 
+/// Operations in the order of their sequences.
+type Waiting<'o> = &'o [(u128, &'o Op)];
+
+/// As many operations as come to about `bytes_max`, at least one; how much they are, and the rest.
+fn split_chunk(ops: Waiting<'_>, bytes_max: u64) -> (Waiting<'_>, u64, Waiting<'_>) {
+    let (mut bytes, mut count) = (0, 0);
+    for (_, op) in ops {
+        if count > 0 && bytes + op.bytes() > bytes_max {
+            break;
+        }
+        bytes += op.bytes();
+        count += 1;
+    }
+    let (chunk, rest) = ops.split_at(count);
+    (chunk, bytes, rest)
+}
+
 /// A commit is worth its fsyncs from about here.
 const COMMIT_BYTES: u64 = 1 << 20;
 
@@ -234,3 +335,18 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 const SQUEEZES_MAX: u32 = 3;
+
+/// What a record takes in the catalog, about.
+const RECORD_INDEX_BYTES: u64 = 14;
+
+/// One transaction holds about so much of what waits.
+const CHUNK_BYTES_MAX: u64 = 4 << 20;
+
+/// How often it looks for what has expired or is not worth its space, while nobody writes.
+const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A file that is less than this too large is left as it is.
+const COMPACT_BYTES_MIN: u64 = 1 << 20;
+
+/// Compacting more would hold up the end of the process for more than some seconds.
+const COMPACT_BYTES_MAX: u64 = 2 << 30;

@@ -133,6 +133,7 @@ impl CacheBuilder {
                 durability: self.durability,
                 flush_interval: self.flush_interval,
                 queue_bytes_max: QUEUE_BYTES_MAX.min(self.memory / 8),
+                index_bytes_max: self.memory / 2,
             };
             let (opened, truth) = Disk::open(&directory, options, self.clock.clone())?;
             restore(&generations, &truth.floors);

@@ -98,6 +98,9 @@ fn run(state: &Weak<State>, signal: &Signal) {
         state.clock.observe_wall();
         while state.memory.sweep(state.clock.now()).is_more_due {}
         state.events.deliver(&state.memory);
+        if let Some(disk) = &state.disk {
+            state.memory.charge_beside(disk.memory_bytes());
+        }
         state.memory.look_at_resident();
         let raised = state.generations.latest();
         if raised != floor_swept {

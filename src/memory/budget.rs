@@ -24,6 +24,8 @@ pub(super) struct Budget {
     entries_max: AtomicU64,
     /// Taken off `bytes_max` for memory that the process holds beside the entries.
     withheld: AtomicU64,
+    /// Taken off too: what the other parts of the cache hold, as they report it.
+    beside: AtomicU64,
     is_strict: AtomicBool,
     shards: i64,
     sums: Sums,
@@ -43,6 +45,7 @@ impl Budget {
             bytes_max: AtomicU64::new(0),
             entries_max: AtomicU64::new(0),
             withheld: AtomicU64::new(0),
+            beside: AtomicU64::new(0),
             is_strict: AtomicBool::new(true),
             shards: i64::try_from(shards).unwrap_or(1),
             sums: Sums::default(),
@@ -63,6 +66,14 @@ impl Budget {
 
     pub(super) fn withhold(&self, bytes: u64) {
         self.withheld.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_beside(&self, bytes: u64) {
+        self.beside.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn beside(&self) -> u64 {
+        self.beside.load(Ordering::Relaxed)
     }
 
     pub(super) fn withheld(&self) -> u64 {
@@ -107,7 +118,7 @@ impl Budget {
     /// What is too much, if anything is; the parts may be negative, not both.
     pub(super) fn over(&self) -> Option<Tally> {
         let (sums, quantum) = (self.sums(), self.quantum());
-        let room = self.bytes_max().saturating_sub(self.withheld());
+        let room = self.bytes_max().saturating_sub(self.withheld() + self.beside());
         let over = Tally {
             entries: sums.entries - signed(self.entries_max.load(Ordering::Relaxed))
                 + self.shards * quantum.entries,

@@ -89,6 +89,14 @@ impl Memory {
         self.0.evict();
     }
 
+    /// Charges the limit with what other parts of the cache hold (indexes, queues) instead of what was charged before;
+    /// entries give way to it, down to a quarter of the limit.
+    pub fn charge_beside(&self, bytes: u64) {
+        let limit_bytes = self.0.budget.bytes_max();
+        self.0.budget.set_beside(bytes.min(limit_bytes / 4 * 3));
+        self.0.evict();
+    }
+
     /// Sets the part of the limit, 0 to 1, that one namespace may fill; it then evicts its own before others.
     ///
     /// # Errors
@@ -165,7 +173,7 @@ impl Memory {
         Usage {
             all: all.into(),
             limit_bytes: self.0.budget.bytes_max(),
-            withheld_bytes: self.0.budget.withheld(),
+            withheld_bytes: self.0.budget.withheld() + self.0.budget.beside(),
         }
     }
 

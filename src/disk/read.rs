@@ -1,0 +1,117 @@
+//! Reading: one key at any time, and everything at the start.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use super::Disk;
+use super::catalog::Look;
+use super::queue::Op;
+use super::record::{self, fingerprint};
+use super::state::Shared;
+use crate::entry::Entry;
+use crate::key::KeyRef;
+
+impl Disk {
+    /// The entry of `key`, if it is there, alive, and within its lifetime and the grace of its namespace. Blocking: it
+    /// may read the disk, and right after the open it may wait for the directories to be read.
+    pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
+        let shared = &self.shared;
+        let fingerprint = fingerprint(key);
+        let waiting = shared.queue.lock().find(fingerprint).cloned();
+        let entry = match waiting {
+            Some(Op::Put(entry)) => entry,
+            Some(Op::Remove(_)) => return None,
+            None => shared.read(fingerprint)?,
+        };
+        let is_alive = entry.key() == key && !shared.marks.read().is_dead(&entry);
+        if is_alive && !shared.is_kept(&entry) {
+            shared.remove(fingerprint, entry.sequence().saturating_add(1));
+            return None;
+        }
+        is_alive.then_some(entry)
+    }
+
+    /// Shows what an earlier run left and is still alive, most recently used first, until `visit` breaks.
+    pub(crate) fn recover(&self, visit: &mut dyn FnMut(Entry) -> ControlFlow<()>) {
+        let shared = &self.shared;
+        shared.wait_loaded();
+        let mut ids: Vec<u64> = shared.catalog.read().groups().map(|group| group.id).collect();
+        while let Some(id) = ids.pop() {
+            let mut is_over = false;
+            for entry in shared.alive_in(id).into_iter().rev() {
+                is_over |= shared.is_closed.load(Ordering::Relaxed);
+                let is_alive = entry.sequence() < self.first_sequence
+                    && entry.is_fresh(shared.clock.now())
+                    && !shared.marks.read().is_dead(&entry);
+                if is_over || (is_alive && visit(entry).is_break()) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// What the file says, checked; a record that is broken is counted and removed.
+    fn read(&self, fingerprint: u128) -> Option<Entry> {
+        for _ in 0..LOOKS_MAX {
+            if self.is_discarded() {
+                return None;
+            }
+            let Look::Here(found) = self.look(fingerprint) else { return None };
+            let read = self.bulk.read().as_ref()?.get(&found);
+            match read {
+                Ok(Some(Ok(entry))) => {
+                    self.catalog.read().touch(found.place, HEAT_READ);
+                    return Some(entry);
+                }
+                Ok(Some(Err(error))) => {
+                    self.note_broken(&error);
+                    self.remove(fingerprint, u64::MAX);
+                    return None;
+                }
+                // Its group was written anew meanwhile.
+                Ok(None) => {}
+                Err(fault) => {
+                    self.report(fault);
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// The entries of a group that are alive.
+    fn alive_in(&self, id: u64) -> Vec<Entry> {
+        let catalog = self.catalog.read();
+        let Some(starts) = catalog.group(id).map(|group| group.starts.clone()) else { return Vec::new() };
+        let alive = catalog.live_places(id);
+        drop(catalog);
+        let mut entries = Vec::with_capacity(alive.len());
+        let visit = &mut |_, bytes: crate::Result<&[u8]>| match bytes.and_then(record::decode) {
+            Ok(entry) => entries.push(entry),
+            // Found again, counted and removed, by whoever asks for it.
+            Err(error) => tracing::debug!(error = error.chain(), "a record is passed over"),
+        };
+        let slot = self.bulk.read();
+        let Some(bulk) = slot.as_ref() else { return Vec::new() };
+        let read = bulk.read_group(id, &starts, alive.iter().map(|(record, _)| *record), visit);
+        drop(slot);
+        if let Err(fault) = read {
+            self.report(fault);
+        }
+        entries
+    }
+
+    /// Whether an entry is worth anything to anybody: not past its grace, not from the future.
+    fn is_kept(&self, entry: &Entry) -> bool {
+        let now = self.clock.now();
+        now.as_millis() < self.until_ms(entry) && entry.stored_at() <= now
+    }
+}
+
+/// A record that is moved while it is looked for is looked for again, so often.
+const LOOKS_MAX: usize = 4;
+
+/// What is read from disk is in use.
+const HEAT_READ: u8 = 255;
