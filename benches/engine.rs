@@ -34,7 +34,7 @@ fn main() {
     let cache = Cache::builder().memory(1 << 30).open().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
 
-    report("set, 100 B", &keys, |key| cache.set(key, &[7; 100]).unwrap());
+    report("set, 100 B", &keys, |key| cache.set(key, [7; 100]).unwrap());
     report("get, hit", &keys, |key| assert!(cache.get(key).unwrap().is_some()));
     report("get_or_load, hit", &keys, |key| {
         runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap().unwrap();

@@ -31,6 +31,32 @@ pub(crate) fn decode<'b, T: BorrowDecode<'b, ()>>(bytes: &'b [u8]) -> Result<T> 
     Ok(value)
 }
 
+/// `value` of any serde type as bytes, format byte first.
+#[cfg(feature = "typed")]
+pub(crate) fn encode_serde<T: serde::Serialize + ?Sized>(value: &T) -> Result<Vec<u8>> {
+    let mut bytes = vec![FORMAT];
+    bincode::serde::encode_into_std_write(value, &mut bytes, CONFIG).map_err(|error| {
+        Error::new(ErrorKind::DocumentInvalid, "the value cannot be encoded").because(error)
+    })?;
+    Ok(bytes)
+}
+
+/// The value that [`encode_serde`] made `bytes` of.
+#[cfg(feature = "typed")]
+pub(crate) fn decode_serde<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let not_this = |why: String| Error::new(ErrorKind::DocumentInvalid, format!("the value {why}"));
+    let (format, rest) = bytes.split_first().ok_or_else(|| not_this("is empty".to_owned()))?;
+    if *format != FORMAT {
+        return Err(not_this(format!("has format {format}, this version reads {FORMAT}")));
+    }
+    let (value, read) = bincode::serde::decode_from_slice(rest, CONFIG)
+        .map_err(|error| not_this("is not of this type".to_owned()).because(error))?;
+    if read != rest.len() {
+        return Err(not_this(format!("is not of this type: {} bytes are left over", rest.len() - read)));
+    }
+    Ok(value)
+}
+
 fn not_trusted(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::DiskNotTrusted, format!("the stored document {why}"))
 }
@@ -53,6 +79,18 @@ mod tests {
         let value = (7_u64, "text".to_owned(), vec![1_u8, 2, 3]);
         let bytes = encode(&value).unwrap();
         assert_eq!(decode::<(u64, String, Vec<u8>)>(&bytes).unwrap(), value);
+    }
+
+    #[cfg(feature = "typed")]
+    #[test]
+    fn any_serde_value_comes_back_and_another_type_or_a_forged_length_is_refused() {
+        let value = (7_u64, "text".to_owned(), vec![Some(1_u8), None]);
+        let bytes = encode_serde(&value).unwrap();
+        assert_eq!(decode_serde::<(u64, String, Vec<Option<u8>>)>(&bytes).unwrap(), value);
+        assert!(decode_serde::<u64>(&bytes).is_err(), "bytes are left over");
+        let forged = [FORMAT, 253, 255, 255, 255, 255, 255, 255, 255, 127];
+        assert!(decode_serde::<Vec<u8>>(&forged).is_err());
+        assert!(decode_serde::<String>(&[]).is_err());
     }
 
     #[test]

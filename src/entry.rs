@@ -143,6 +143,27 @@ impl Entry {
         malloc_bytes(self.0.allocated_bytes()) + INDEX_BYTES
     }
 
+    /// What an entry of so many bytes of key, value, head and tags weighs.
+    pub(crate) fn weight_of(key: usize, value: usize, head: usize, tags: &[&str]) -> usize {
+        let tags: usize = tags.iter().map(|tag| tag.len() + 2).sum();
+        let extras = if head + tags > 0 { LENGTHS_BYTES + head + tags } else { 0 };
+        malloc_bytes(Block::HEADER_BYTES + key + value + extras) + INDEX_BYTES
+    }
+
+    /// The same entry with another deadline: the same write, so with the same place in the order.
+    pub(crate) fn until(&self, expires_at: Timestamp) -> Self {
+        let tags: Vec<&str> = self.tags().collect();
+        let parts = Parts {
+            head: self.head(),
+            body: self.body(),
+            tags: &tags,
+            stored_at: self.stored_at(),
+            expires_at,
+            sequence: self.sequence(),
+        };
+        Self::new(self.key(), &parts)
+    }
+
     /// Whether both are clones of one entry.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
@@ -377,5 +398,20 @@ mod tests {
         };
         let entry = Entry::new(KeyRef::parse("small:00000000000001").unwrap(), &parts);
         assert!(entry.weight() - 120 <= 72, "{}", entry.weight());
+    }
+
+    #[test]
+    fn a_weight_is_known_before_the_entry_is_made_and_another_deadline_changes_nothing_else() {
+        for (head, tags) in [(&b""[..], &[][..]), (b"head", &["a"]), (b"", &["a", "surahs"])] {
+            let (stored_at, expires_at) = (Timestamp::from_millis(1), Timestamp::from_millis(2));
+            let parts = Parts { head, body: &[7; 1000], tags, stored_at, expires_at, sequence: 3 };
+            let entry = Entry::new(KeyRef::parse("a:b").unwrap(), &parts);
+            assert_eq!(Entry::weight_of(3, 1000, head.len(), tags), entry.weight());
+            let moved = entry.until(Timestamp::NEVER);
+            assert_eq!(moved.expires_at(), Timestamp::NEVER);
+            assert_eq!((moved.head(), moved.body()), (entry.head(), entry.body()));
+            assert!(moved.tags().eq(entry.tags()));
+            assert_eq!((moved.sequence(), moved.stored_at()), (entry.sequence(), entry.stored_at()));
+        }
     }
 }

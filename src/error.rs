@@ -47,6 +47,8 @@ pub enum ErrorKind {
     Busy,
     /// The cache has been closed.
     Closed,
+    /// An argument is not accepted; [`Error::place`] names it.
+    ArgumentInvalid,
     /// A setting is unknown or its value is not accepted.
     Settings,
     /// Another process holds the data directory.

@@ -216,6 +216,100 @@ impl Borrow<str> for Tag {
     }
 }
 
+/// What a verb takes where it needs a `T`: the parsed thing, or text that is checked on the spot.
+///
+/// ```
+/// use hifz::{Cache, Key};
+///
+/// let cache = Cache::builder().memory(1 << 20).open()?;
+/// let key = Key::parse("greetings:en")?;
+/// cache.set("greetings:en", "good morning")?;
+/// assert!(cache.exists(&key)? && cache.exists("greetings:en")?);
+/// assert!(cache.exists("").is_err());
+/// # Ok::<(), hifz::Error>(())
+/// ```
+pub trait Parsed<T> {
+    /// The thing.
+    ///
+    /// # Errors
+    /// Which rule the text breaks.
+    fn parsed(self) -> Result<T>;
+}
+
+impl<'k> Parsed<KeyRef<'k>> for KeyRef<'k> {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        Ok(self)
+    }
+}
+
+impl<'k> Parsed<KeyRef<'k>> for &KeyRef<'k> {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        Ok(*self)
+    }
+}
+
+impl<'k> Parsed<KeyRef<'k>> for &'k Key {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        Ok(self.as_key_ref())
+    }
+}
+
+impl<'k> Parsed<KeyRef<'k>> for &'k str {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        KeyRef::parse(self)
+    }
+}
+
+impl<'k> Parsed<KeyRef<'k>> for &'k String {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        KeyRef::parse(self)
+    }
+}
+
+impl<'k> Parsed<KeyRef<'k>> for &&'k str {
+    fn parsed(self) -> Result<KeyRef<'k>> {
+        KeyRef::parse(self)
+    }
+}
+
+/// Words that are owned are cloned or read from text.
+macro_rules! owned_is_parsed {
+    ($($word:ty),*) => { $(
+        impl Parsed<$word> for $word {
+            fn parsed(self) -> Result<$word> {
+                Ok(self)
+            }
+        }
+
+        impl Parsed<$word> for &$word {
+            fn parsed(self) -> Result<$word> {
+                Ok(self.clone())
+            }
+        }
+
+        impl Parsed<$word> for &str {
+            fn parsed(self) -> Result<$word> {
+                <$word>::parse(self)
+            }
+        }
+
+        impl Parsed<$word> for &String {
+            fn parsed(self) -> Result<$word> {
+                <$word>::parse(self.as_str())
+            }
+        }
+
+        impl Parsed<$word> for &&str {
+            fn parsed(self) -> Result<$word> {
+                <$word>::parse(*self)
+            }
+        }
+    )* };
+}
+pub(crate) use owned_is_parsed;
+
+owned_is_parsed!(Namespace, Tag);
+
 /// The longest tag, in bytes.
 pub const TAG_BYTES_MAX: usize = 128;
 

@@ -5,12 +5,9 @@
 //! miss, once however many callers wait.
 //!
 //! ```
-//! use hifz::{Cache, Key};
-//!
-//! let cache = Cache::builder().memory(16 << 20).open()?;
-//! let key = Key::parse("greetings:en")?;
-//! cache.set(key.as_key_ref(), b"good morning")?;
-//! assert_eq!(cache.get(key.as_key_ref())?.unwrap().body(), b"good morning");
+//! let cache = hifz::Cache::builder().memory(16 << 20).open()?;
+//! cache.set("greetings:en", "good morning")?;
+//! assert_eq!(cache.get("greetings:en")?.unwrap().body(), b"good morning");
 //! cache.close()?;
 //! # Ok::<(), hifz::Error>(())
 //! ```
@@ -58,9 +55,10 @@ pub use content::keys;
 pub use datadir::{DataDir, Run};
 pub use disk::{DiskState, DiskStatus};
 pub use engine::{
-    Answer, Cache, CacheBuilder, Durability, Event, Happened, Latencies, MissReason, NamespaceStats,
-    Operation, Outcome, Policy, Stats, Subscription,
+    Answer, Cache, CacheBuilder, Durability, Event, Happened, InNamespace, Latencies, ListCursor, Listed,
+    Listing, MissReason, NamespaceStats, Operation, Outcome, Policy, Selector, SetOptions, Stats,
+    Subscription, TAGS_MAX, Ttl,
 };
 pub use error::{Error, ErrorKind, Result};
-pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, TAG_BYTES_MAX, Tag};
+pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, Parsed, TAG_BYTES_MAX, Tag};
 pub use pattern::{PATTERN_BYTES_MAX, Pattern};

@@ -5,6 +5,7 @@
 //! It knows keys only as text.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Parsed, owned_is_parsed};
 
 /// The longest pattern, in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
@@ -148,6 +149,8 @@ impl Token {
         }
     }
 }
+
+owned_is_parsed!(Pattern);
 
 /// What stands between `[` and `]`.
 fn class(rest: &mut std::str::Chars<'_>) -> Result<Token, &'static str> {

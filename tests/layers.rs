@@ -22,7 +22,8 @@ const TABLE: &[Row] = &[
     Row { module: "clock", may_import: &["error"], crates: &[] },
     Row { module: "codec", may_import: &["error"], crates: &["bincode"] },
     Row { module: "key", may_import: &["error"], crates: &[] },
-    Row { module: "pattern", may_import: &["error"], crates: &[] },
+    // Patterns are taken as text wherever keys are.
+    Row { module: "pattern", may_import: &["error", "key"], crates: &[] },
     Row { module: "datadir", may_import: &["error"], crates: &[] },
     // Derives its stored head for the codec.
     Row { module: "entry", may_import: &["clock", "codec", "error", "key"], crates: &["bincode"] },
@@ -35,7 +36,10 @@ const TABLE: &[Row] = &[
     },
     Row {
         module: "engine",
-        may_import: &["clock", "datadir", "disk", "entry", "error", "key", "memory", "pattern", "source"],
+        // Typed values go through the codec.
+        may_import: &[
+            "clock", "codec", "datadir", "disk", "entry", "error", "key", "memory", "pattern", "source",
+        ],
         crates: &[],
     },
     Row {

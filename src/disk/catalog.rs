@@ -128,13 +128,20 @@ impl Catalog {
                 Knowledge::Nothing => Look::Unknown,
             };
         };
+        self.at(place).map_or(Look::Nowhere, Look::Here)
+    }
+
+    fn at(&self, place: u32) -> Option<Found> {
         let (slot, record) = split(place);
-        let Some(group) = self.group_at(slot) else { return Look::Nowhere };
-        if group.is_dead(record) {
-            return Look::Nowhere;
-        }
+        let group = self.group_at(slot).filter(|group| !group.is_dead(record))?;
         let (piece, at) = pack::locate(&group.starts, record);
-        Look::Here(Found { group: group.id, piece, at, place, sequence_max: group.sequence_max })
+        Some(Found { group: group.id, piece, at, place, sequence_max: group.sequence_max })
+    }
+
+    /// Some records in the order of their keys in the index, and where to go on; see [`Index::places_from`].
+    pub(crate) fn from(&self, from: u64, count: usize) -> (Vec<Found>, Option<u64>) {
+        let (places, next) = self.index.places_from(from, count);
+        (places.into_iter().filter_map(|(_, place)| self.at(place)).collect(), next)
     }
 
     /// Counts a use of the record at `place`.

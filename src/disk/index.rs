@@ -87,6 +87,25 @@ impl Index {
         }
     }
 
+    /// The next `count` or so keys from `from` on in the order of [`order`], each with its place, and where to go on.
+    pub(crate) fn places_from(&self, from: u64, count: usize) -> (Vec<(u64, u32)>, Option<u64>) {
+        let mut found: Vec<(u64, u32)> = Vec::new();
+        let first = usize::try_from(from >> 32).unwrap_or(SHARDS);
+        for (number, shard) in (0_u64..).zip(&self.shards).skip(first) {
+            let slots = shard.slots.iter().filter(|slot| **slot != EMPTY);
+            let begun_at = found.len();
+            let numbered = slots.map(|slot| (number << 32 | u64::from(tag_in(*slot)), place_in(*slot)));
+            found.extend(numbered.filter(|(order, _)| *order >= from));
+            found[begun_at..].sort_unstable();
+            if found.len() > count {
+                let next = found[count].0;
+                found.truncate(count);
+                return (found, Some(next));
+            }
+        }
+        (found, None)
+    }
+
     /// What it takes, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.slots.len() as u64 * 8 + 24).sum()
@@ -159,6 +178,11 @@ impl Shard {
     }
 }
 
+/// The order of keys in which [`Index::places_from`] walks: the 40 bits of a fingerprint that it tells apart.
+pub(crate) fn order(fingerprint: u64) -> u64 {
+    (shard_of(fingerprint) as u64) << 32 | u64::from(tag_of(fingerprint))
+}
+
 fn shard_of(fingerprint: u64) -> usize {
     usize::from(fingerprint.to_le_bytes()[7])
 }
@@ -220,6 +244,17 @@ mod tests {
             assert_eq!(index.find(*fingerprint), Some(*place));
             assert!(!index.insert_absent(*fingerprint, 1));
         }
+        let (mut walked, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let (found, then) = index.places_from(from, 7);
+            assert!(found.len() <= 7);
+            walked.extend(found);
+            next = then;
+        }
+        let mut expected: Vec<_> =
+            model.iter().map(|(fingerprint, place)| (order(*fingerprint), *place)).collect();
+        expected.sort_unstable();
+        assert_eq!(walked, expected);
         index.retain(|place| place % 2 == 0);
         for (fingerprint, place) in &model {
             assert_eq!(index.find(*fingerprint), (place % 2 == 0).then_some(*place));

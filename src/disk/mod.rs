@@ -71,6 +71,7 @@ mod log;
 mod marks;
 mod open;
 mod pack;
+mod page;
 mod queue;
 mod read;
 pub(crate) mod record;
@@ -90,6 +91,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 pub(crate) use self::marks::Floor;
+pub(crate) use self::page::place;
 use self::queue::{Op, Queue, Queued};
 use self::record::fingerprint;
 use self::scribe::Ask;
@@ -199,13 +201,23 @@ impl Disk {
     /// Kills what is older than `sequence` under `floor`, durably.
     ///
     /// # Errors
-    /// [`ErrorKind::DiskFailed`] when it could not be made durable; in memory it holds all the same.
+    /// As [`Disk::raise_each`].
     pub(crate) fn raise(&self, floor: Floor, sequence: u64) -> Result<()> {
+        self.raise_each(vec![floor], sequence)
+    }
+
+    /// Kills what is older than `sequence` under each of `floors`, durably and in one go.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when it could not be made durable; in memory it holds all the same.
+    pub(crate) fn raise_each(&self, floors: Vec<Floor>, sequence: u64) -> Result<()> {
         let mut marks = self.shared.marks.write();
-        let floor = marks.bounded(floor);
-        marks.raise(&floor, sequence);
+        let floors: Vec<Floor> = floors.into_iter().map(|floor| marks.bounded(floor)).collect();
+        for floor in &floors {
+            marks.raise(floor, sequence);
+        }
         drop(marks);
-        self.record(vec![Change::Floor(floor, sequence)])
+        self.record(floors.into_iter().map(|floor| Change::Floor(floor, sequence)).collect())
     }
 
     /// Returns once everything put before is durable.

@@ -100,6 +100,12 @@ impl Queue {
         self.pending.get(&fingerprint).or_else(|| self.writing.get(&fingerprint))
     }
 
+    /// Every operation that is not durable yet, the newest on each key.
+    pub(crate) fn ops(&self) -> impl Iterator<Item = &Op> {
+        let written = self.writing.iter().filter(|(fingerprint, _)| !self.pending.contains_key(*fingerprint));
+        self.pending.iter().chain(written).map(|(_, op)| op)
+    }
+
     pub(crate) fn is_pending(&self, fingerprint: u128) -> bool {
         self.pending.contains_key(&fingerprint)
     }

@@ -82,7 +82,7 @@ impl Shared {
     }
 
     /// The entries of a group that are alive.
-    fn alive_in(&self, id: u64) -> Vec<Entry> {
+    pub(super) fn alive_in(&self, id: u64) -> Vec<Entry> {
         let catalog = self.catalog.read();
         let Some(starts) = catalog.group(id).map(|group| group.starts.clone()) else { return Vec::new() };
         let alive = catalog.live_places(id);

@@ -157,6 +157,7 @@ impl CacheBuilder {
             value_bytes_max: self.value_bytes_max,
             entries_max: self.max_entries,
             flushes_writes: self.durability == Durability::Always,
+            flushes_at_all: self.durability != Durability::None,
             loads_max: self.loads_max,
             first_sequence,
         }))

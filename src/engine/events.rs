@@ -29,7 +29,6 @@ impl Events {
     }
 
     /// Tells whoever listens; costs one look at a counter when nobody does. Never under a lock.
-    #[expect(dead_code, reason = "the first to tell something comes next")]
     pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
         if self.0.receiver_count() > 0 {
             // An error means that the last listener has just left.
@@ -56,7 +55,8 @@ pub enum Event {
     Removed(Removal),
     /// Keys, a namespace, a tag, a pattern or everything was invalidated.
     Invalidated {
-        /// What was named, as `key a:b`, `namespace quran`, `tag surahs`, `pattern a:*` or `all`.
+        /// What was named, as `key a:b`, `namespace quran`, `tag surahs`, `pattern a:*` or `all`; of several keys or tags
+        /// the first, and how many more.
         what: String,
         /// How many live entries that were; for tags an upper bound.
         count: u64,

@@ -3,6 +3,14 @@
 //! Each takes the next sequence number, so that everything born before it is dead, in memory, on disk and in loads
 //! that are still under way. Memory forgets before the disk is asked: even when the disk fails, this process does not
 //! serve the old value again.
+//!
+//! What is counted are live entries, in memory or only on disk, each once. Where memory holds more than
+//! [`EXACT_ENTRIES_MAX`], the entries of a namespace are taken from its account instead of looked at, so that its
+//! invalidation costs the same however many they are; of what is only on disk at most [`DISK_RECORDS_MAX`] records are
+//! looked at, so in a larger file the count is of those.
+
+use std::collections::HashSet;
+use std::fmt;
 
 use crate::disk::Floor;
 use crate::entry::Entry;
@@ -11,22 +19,116 @@ use crate::key::{Key, KeyRef, Namespace, Tag};
 use crate::memory::{Cause, Cursor, Verdict};
 use crate::pattern::Pattern;
 
+use super::read;
 use super::state::State;
 use super::stats::Operation;
+
+/// What an invalidation names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Selector {
+    /// These keys.
+    Keys(Vec<Key>),
+    /// Every key of this namespace.
+    Namespace(Namespace),
+    /// Every key that this pattern covers.
+    Pattern(Pattern),
+    /// Every entry with at least one of these tags.
+    Tags(Vec<Tag>),
+    /// Everything.
+    All,
+}
+
+impl Selector {
+    /// Every key that begins with `prefix`, taken literally.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KeyInvalid`](crate::ErrorKind::KeyInvalid) for an empty prefix, or one longer than any key.
+    pub fn prefix(prefix: &str) -> Result<Self> {
+        Pattern::prefix(prefix).map(Self::Pattern)
+    }
+
+    fn covers(&self, entry: &Entry) -> bool {
+        match self {
+            Self::Keys(keys) => keys.iter().any(|key| key.as_key_ref() == entry.key()),
+            Self::Namespace(namespace) => entry.namespace_bytes() == namespace.as_str().as_bytes(),
+            Self::Pattern(pattern) => pattern.matches(entry.key().as_str()),
+            Self::Tags(tags) => entry.tags().any(|own| tags.iter().any(|tag| tag.as_str() == own)),
+            Self::All => true,
+        }
+    }
+}
+
+/// As it is told to listeners and written to the log: what it is and, shortened, what it names.
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Keys(keys) => list(f, "key", keys.iter().map(Key::as_str)),
+            Self::Namespace(namespace) => write!(f, "namespace {namespace}"),
+            Self::Pattern(pattern) => write!(f, "pattern {}", pattern.as_str()),
+            Self::Tags(tags) => list(f, "tag", tags.iter().map(Tag::as_str)),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+fn list<'w>(
+    f: &mut fmt::Formatter<'_>,
+    word: &str,
+    mut names: impl ExactSizeIterator<Item = &'w str>,
+) -> fmt::Result {
+    let more = names.len().saturating_sub(1);
+    write!(f, "{word} {}", names.next().unwrap_or("(none)"))?;
+    if more > 0 { write!(f, " and {more} more") } else { Ok(()) }
+}
+
+/// Invalidates what `selector` covers; how many live entries that were.
+pub(super) fn invalidate(state: &State, selector: &Selector) -> Result<u64> {
+    match selector {
+        Selector::Keys(names) => keys(state, names),
+        Selector::Namespace(name) => namespace(state, name),
+        Selector::Pattern(glob) => match glob.whole_namespace().map(Namespace::parse) {
+            Some(Ok(whole)) => namespace(state, &whole),
+            _ => pattern(state, glob),
+        },
+        Selector::Tags(names) => tags(state, names),
+        Selector::All => all(state),
+    }
+}
+
+/// How many live entries [`invalidate`] would invalidate.
+pub(super) fn would_invalidate(state: &State, selector: &Selector) -> u64 {
+    match selector {
+        Selector::Keys(names) => {
+            let names: HashSet<&str> = names.iter().map(Key::as_str).collect();
+            names.into_iter().filter(|key| read::peek(state, KeyRef::known(key)).is_some()).count() as u64
+        }
+        _ => in_memory(state, selector) + only_on_disk(state, selector),
+    }
+}
 
 /// Takes out each of `keys`; how many of them stood in memory or on disk.
 pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
     let sequence = state.next_sequence();
     state.recovering.deleted(keys);
-    let stood = keys.iter().map(|key| u64::from(stands(state, key.as_key_ref()))).sum();
+    let names: HashSet<&str> = keys.iter().map(Key::as_str).collect();
+    let only_on_disk: HashSet<&str> = names
+        .iter()
+        .copied()
+        .filter(|key| state.memory.peek(KeyRef::known(key)).is_none())
+        .filter(|key| read::peek(state, KeyRef::known(key)).is_some())
+        .collect();
     // Dead on disk before anything leaves memory: a read that misses in between must not bring the old record back.
     if let Some(disk) = &state.disk {
         disk.bury(keys, sequence);
     }
-    for key in keys {
-        state.flights.supersede(key.as_key_ref());
-        state.memory.remove(key.as_key_ref());
-        state.count_done(key.namespace(), Operation::Delete, 1);
+    let mut stood = 0;
+    for name in names {
+        state.flights.supersede(KeyRef::known(name));
+        let removed = state.memory.remove(KeyRef::known(name));
+        let was_live = removed.is_some_and(|entry| state.is_live(&entry)) || only_on_disk.contains(name);
+        stood += u64::from(was_live);
+        state.count_done(KeyRef::known(name).namespace(), Operation::Delete, 1);
     }
     if let Some(disk) = &state.disk {
         disk.delete(keys, sequence)?;
@@ -34,8 +136,11 @@ pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
     Ok(stood)
 }
 
-/// Everything in `namespace`; how many entries stood in memory.
-pub(super) fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
+/// Everything in `namespace`; how many entries stood.
+fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
+    let selector = Selector::Namespace(namespace.clone());
+    let on_disk = only_on_disk(state, &selector);
+    let exactly = is_small(state).then(|| in_memory(state, &selector));
     let sequence = state.next_sequence();
     let standing = state.memory.usage_of(namespace.as_str()).entries;
     let kill = || state.generations.raise_namespace(namespace.as_str(), sequence);
@@ -43,25 +148,31 @@ pub(super) fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
     state.flights.supersede_where(|key| key.namespace() == namespace.as_str());
     state.count_done(namespace.as_str(), Operation::Invalidate, 1);
     raise(state, Floor::Namespace(namespace.clone()), sequence)?;
+    Ok(exactly.unwrap_or(stood) + on_disk)
+}
+
+/// Everything with one of `tags`; how many entries stood.
+fn tags(state: &State, tags: &[Tag]) -> Result<u64> {
+    let selector = Selector::Tags(tags.to_vec());
+    // Before they are dead: afterwards nobody can say which were alive.
+    let stood = in_memory(state, &selector) + only_on_disk(state, &selector);
+    let sequence = state.next_sequence();
+    for tag in tags {
+        state.generations.raise_tag(tag.as_str(), sequence);
+    }
+    // Which tags a load will bring is not known before it has.
+    state.flights.supersede_where(|_| !tags.is_empty());
+    if let Some(disk) = &state.disk {
+        disk.raise_each(tags.iter().cloned().map(Floor::Tag).collect(), sequence)?;
+    }
+    // At leisure: from the raising on, none of them is served.
+    remove(state, |entry| entry.sequence() < sequence && selector.covers(entry));
     Ok(stood)
 }
 
-/// Everything tagged `tag`; how many entries stood in memory.
-pub(super) fn tag(state: &State, tag: &Tag) -> Result<u64> {
-    let sequence = state.next_sequence();
-    state.generations.raise_tag(tag.as_str(), sequence);
-    // Which tags a load will bring is not known before it has.
-    state.flights.supersede_where(|_| true);
-    raise(state, Floor::Tag(tag.clone()), sequence)?;
-    // At leisure: from the raising on, none of them is served.
-    Ok(remove(state, |entry| entry.sequence() < sequence && entry.tags().any(|own| own == tag.as_str())))
-}
-
-/// Every key that `pattern` covers; how many of them stood in memory.
-pub(super) fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
-    if let Some(Ok(whole)) = pattern.whole_namespace().map(Namespace::parse) {
-        return namespace(state, &whole);
-    }
+/// Every key that `pattern` covers; how many of them stood.
+fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
+    let on_disk = only_on_disk(state, &Selector::Pattern(pattern.clone()));
     let sequence = state.next_sequence();
     state.recovering.end();
     // As for keys: dead on disk first.
@@ -71,48 +182,81 @@ pub(super) fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
     state.flights.supersede_where(|key| pattern.matches(key.as_str()));
     let stood = remove(state, |entry| entry.sequence() < sequence && pattern.matches(entry.key().as_str()));
     raise(state, Floor::Pattern(pattern.clone()), sequence)?;
-    Ok(stood)
+    Ok(stood + on_disk)
 }
 
-/// Takes what `is_dead` names out of memory, in steps between which others go on; how many of it were fresh.
-fn remove(state: &State, is_dead: impl Fn(&Entry) -> bool) -> u64 {
-    let (now, mut stood, mut next) = (state.clock.now(), 0, Some(Cursor::default()));
-    while let Some(at) = next {
-        next = state
-            .memory
-            .scan(at, SCAN_STEPS, |entry| {
-                if !is_dead(entry) {
-                    return Verdict::Keep;
-                }
-                stood += u64::from(entry.is_fresh(now));
-                Verdict::Remove(Cause::Invalidated)
-            })
-            .next;
-    }
-    stood
-}
-
-/// Everything; how many entries stood in memory.
-pub(super) fn all(state: &State) -> Result<u64> {
+/// Everything; how many entries stood.
+fn all(state: &State) -> Result<u64> {
+    let on_disk = only_on_disk(state, &Selector::All);
+    let exactly = is_small(state).then(|| in_memory(state, &Selector::All));
     let sequence = state.next_sequence();
     let standing = state.memory.usage_by_namespace();
     let standing = standing.iter().map(|(namespace, held)| (namespace.as_str(), held.entries));
     let stood = state.doomed.kill(standing, || state.generations.raise_all(sequence));
     state.flights.supersede_where(|_| true);
     raise(state, Floor::All, sequence)?;
-    Ok(stood)
+    Ok(exactly.unwrap_or(stood) + on_disk)
 }
 
-/// Whether something fresh stands under `key`.
-pub(super) fn stands(state: &State, key: KeyRef<'_>) -> bool {
-    let in_memory = state.memory.peek(key);
-    let found = in_memory.or_else(|| state.disk.as_ref().and_then(|disk| disk.get(key)));
-    found.is_some_and(|entry| state.is_live(&entry))
+/// Takes what `is_dead` names out of memory, in steps between which others go on; how many of it were live.
+fn remove(state: &State, is_dead: impl Fn(&Entry) -> bool) -> u64 {
+    let mut stood = 0;
+    walk(state, |entry| {
+        if !is_dead(entry) {
+            return Verdict::Keep;
+        }
+        stood += u64::from(state.is_live(entry));
+        Verdict::Remove(Cause::Invalidated)
+    });
+    stood
+}
+
+/// How many live entries in memory `selector` covers.
+fn in_memory(state: &State, selector: &Selector) -> u64 {
+    let mut stood = 0;
+    walk(state, |entry| {
+        stood += u64::from(selector.covers(entry) && state.is_live(entry));
+        Verdict::Keep
+    });
+    stood
+}
+
+fn walk(state: &State, mut visit: impl FnMut(&Entry) -> Verdict) {
+    let mut next = Some(Cursor::default());
+    while let Some(at) = next {
+        next = state.memory.scan(at, SCAN_STEPS, &mut visit).next;
+    }
+}
+
+/// How many live entries `selector` covers that the disk tier holds and memory does not.
+fn only_on_disk(state: &State, selector: &Selector) -> u64 {
+    let Some(disk) = state.disk.as_ref().filter(|_| may_disk_hold_more(state)) else { return 0 };
+    let mut stood = 0;
+    disk.walk(DISK_RECORDS_MAX, &mut |entry| {
+        let is_missing = selector.covers(entry) && state.memory.peek(entry.key()).is_none();
+        stood += u64::from(is_missing && state.is_live(entry));
+    });
+    stood
+}
+
+/// Whether something may be on disk that is not in memory: not before memory has evicted anything, if all was loaded.
+fn may_disk_hold_more(state: &State) -> bool {
+    state.memory.has_evicted() || !state.recovering.has_loaded_all()
+}
+
+fn is_small(state: &State) -> bool {
+    state.memory.usage().all.entries <= EXACT_ENTRIES_MAX
 }
 
 fn raise(state: &State, floor: Floor, sequence: u64) -> Result<()> {
     state.disk.as_ref().map_or(Ok(()), |disk| disk.raise(floor, sequence))
 }
+
+/// Up to so many entries in memory those of a namespace are looked at one by one.
+const EXACT_ENTRIES_MAX: u64 = 4096;
+
+/// So many records on disk are looked at to count what is only there.
+const DISK_RECORDS_MAX: usize = 65_536;
 
 /// How many entries one step looks at.
 const SCAN_STEPS: usize = 256;

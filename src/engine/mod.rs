@@ -7,47 +7,61 @@ mod builder;
 mod doomed;
 mod events;
 mod flight;
+mod forget;
 mod invalidate;
 mod latency;
+mod list;
+mod namespace;
 mod policy;
 mod read;
 mod recovery;
 mod state;
 mod stats;
 mod sweeper;
+mod ttl;
+#[cfg(feature = "typed")]
+mod typed;
+mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
 
 pub use builder::{CacheBuilder, Durability};
 pub use events::{Event, Subscription};
+pub use invalidate::Selector;
+pub use list::{ListCursor, Listed, Listing};
+pub use namespace::InNamespace;
 pub use policy::Policy;
 pub use read::{Answer, Outcome};
 pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stats};
+pub use ttl::Ttl;
+pub use write::{SetOptions, TAGS_MAX};
 
 use crate::clock::Timestamp;
 use crate::disk::DiskStatus;
-use crate::entry::{Entry, Parts};
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeyRef, Namespace, Tag};
-use crate::memory::{Cursor, Held, Insertion, Limits, Verdict};
-use crate::pattern::Pattern;
+use crate::key::{Key, KeyRef, Namespace, Parsed};
+use crate::memory::{Cursor, Held, Limits, Verdict};
 use crate::source::Source;
 
 use recovery::Recovery;
 use state::State;
 use stats::Counters;
 use sweeper::Sweeper;
+use write::Terms;
 
 /// A bounded cache with its own persistent store; cheap to clone, every clone is the same cache.
 ///
 /// ```
-/// use hifz::{Cache, Key};
-///
-/// let cache = Cache::builder().memory(16 << 20).open()?;
-/// let key = Key::parse("greetings:en")?;
-/// cache.set(key.as_key_ref(), b"good morning")?;
-/// assert_eq!(cache.get(key.as_key_ref())?.unwrap().body(), b"good morning");
+/// let cache = hifz::Cache::builder().memory(16 << 20).open()?;
+/// cache.set("greetings:en", "good morning")?;
+/// assert_eq!(cache.get("greetings:en")?.unwrap().body(), b"good morning");
+/// assert_eq!(cache.invalidate_prefix("greetings:")?, 1);
+/// assert!(cache.get("greetings:en")?.is_none());
 /// cache.close()?;
 /// # Ok::<(), hifz::Error>(())
 /// ```
@@ -78,28 +92,83 @@ impl Cache {
     }
 
     /// What stands under `key` in memory or on disk, if it is fresh. Never fails because of the disk, but may wait for
-    /// it: from async code prefer [`Cache::get_or_load`], or ask on a blocking thread.
+    /// it: in async code use [`Cache::get_async`].
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`].
-    pub fn get(&self, key: KeyRef<'_>) -> Result<Option<Entry>> {
+    /// [`ErrorKind::Closed`] after [`Cache::close`], [`ErrorKind::KeyInvalid`] for text that is no key.
+    pub fn get<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Entry>> {
+        let key = key.parsed()?;
         self.refuse_if_closed()?;
         let (state, begun) = (self.state(), Counters::begin());
-        let found = read::get(state, key);
-        match &found {
-            Ok(entry) => state.count_hit(entry, begun),
-            Err(reason) => state.count_miss(key, *reason),
+        Ok(self.counted(key, begun, read::get(state, key)))
+    }
+
+    /// As [`Cache::get`], without ever blocking the executor: a look at the disk is made on a thread that may.
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub async fn get_async<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Entry>> {
+        let key = key.parsed()?;
+        self.refuse_if_closed()?;
+        let (state, begun) = (self.state(), Counters::begin());
+        let mut found = state.find(key);
+        if found.is_err() && state.disk.as_ref().is_some_and(|disk| disk.may_contain(key)) {
+            let (state, key) = (self.0.state.clone(), key.to_key());
+            found = blocking::unblock(move || read::get(&state, key.as_key_ref())).await;
         }
-        Ok(found.ok())
+        Ok(self.counted(key, begun, found))
+    }
+
+    /// The value under `key` as shared bytes, without a copy; see [`Cache::get`].
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub fn get_bytes<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Bytes>> {
+        Ok(self.get(key)?.map(|entry| entry.body_shared()))
     }
 
     /// What stands under each of `keys`, in their order; see [`Cache::get`].
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`].
-    pub fn get_many(&self, keys: &[KeyRef<'_>]) -> Result<Vec<Option<Entry>>> {
+    /// As [`Cache::get`].
+    pub fn get_many<'k, K: Parsed<KeyRef<'k>>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Entry>>> {
+        let keys = keys.into_iter().map(K::parsed).collect::<Result<Vec<_>>>()?;
         self.refuse_if_closed()?;
-        keys.iter().map(|key| self.get(*key)).collect()
+        Ok(keys
+            .into_iter()
+            .map(|key| {
+                let begun = Counters::begin();
+                self.counted(key, begun, read::get(self.state(), key))
+            })
+            .collect())
+    }
+
+    /// As [`Cache::get`], but it counts as neither hit nor miss, and not as a use.
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub fn peek<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Entry>> {
+        let key = key.parsed()?;
+        self.refuse_if_closed()?;
+        Ok(read::peek(self.state(), key))
+    }
+
+    /// Counts what was found, or why nothing was.
+    #[inline]
+    fn counted(
+        &self,
+        key: KeyRef<'_>,
+        begun: Option<Instant>,
+        found: std::result::Result<Entry, MissReason>,
+    ) -> Option<Entry> {
+        match &found {
+            Ok(entry) => self.state().count_hit(entry, begun),
+            Err(reason) => self.state().count_miss(key, *reason),
+        }
+        found.ok()
     }
 
     /// What stands under `key`, or what `source` has for it, which is then kept. However many callers ask at once, the
@@ -114,135 +183,113 @@ impl Cache {
     /// Whether something fresh stands under `key`; counts as neither hit nor miss and touches no order.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`].
-    pub fn exists(&self, key: KeyRef<'_>) -> Result<bool> {
-        self.refuse_if_closed()?;
-        Ok(invalidate::stands(self.state(), key))
+    /// As [`Cache::get`].
+    pub fn exists<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<bool> {
+        Ok(self.peek(key)?.is_some())
+    }
+
+    /// How long what stands under `key` stays fresh: `None` when nothing does.
+    ///
+    /// # Errors
+    /// As [`Cache::get`].
+    pub fn ttl<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Ttl>> {
+        Ok(self.peek(key)?.map(|entry| Ttl::of(&entry, self.now())))
     }
 
     /// Puts `value` under `key` with the lifetime of its namespace. From the return on, no read sees an older value.
     ///
     /// # Errors
-    /// [`ErrorKind::ValueTooLarge`] when it is larger than the whole cache, [`ErrorKind::DiskFailed`] when durability
-    /// `always` was asked for and the disk failed, [`ErrorKind::Closed`] after [`Cache::close`].
-    pub fn set(&self, key: KeyRef<'_>, value: &[u8]) -> Result<()> {
-        let policy = self.policy(key.namespace());
-        self.put(key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))?;
-        self.acknowledge()
+    /// [`ErrorKind::ValueTooLarge`] when it is larger than the limit for one value or than half of the memory limit,
+    /// [`ErrorKind::DiskFailed`] when durability `always` was asked for and the disk failed, and as [`Cache::get`].
+    pub fn set<'k>(&self, key: impl Parsed<KeyRef<'k>>, value: impl AsRef<[u8]>) -> Result<()> {
+        self.put_all(&[(key.parsed()?, value.as_ref())], &Terms::PLAIN)
     }
 
-    /// Puts each value under its key with the lifetime of its namespace; with durability `always` one wait for the disk
-    /// serves them all.
+    /// As [`Cache::set`], with a lifetime, tags or media type of its own.
     ///
     /// # Errors
-    /// As [`Cache::set`]; what stood before the refused one in the list has been put.
-    pub fn set_many(&self, values: &[(KeyRef<'_>, &[u8])]) -> Result<()> {
-        for (key, value) in values {
-            let policy = self.policy(key.namespace());
-            self.put(*key, value, |stored_at, sequence| policy.expiry(stored_at, sequence))?;
-        }
-        self.acknowledge()
+    /// As [`Cache::set`]; [`ErrorKind::ArgumentInvalid`] or [`ErrorKind::KeyInvalid`] says which option is not accepted.
+    pub fn set_with<'k>(
+        &self,
+        key: impl Parsed<KeyRef<'k>>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+    ) -> Result<()> {
+        self.put_all(&[(key.parsed()?, value.as_ref())], &Terms::check(options)?)
     }
 
     /// Puts `value` under `key` until `expires_at`.
     ///
     /// # Errors
     /// As [`Cache::set`].
-    pub fn set_until(&self, key: KeyRef<'_>, value: &[u8], expires_at: Timestamp) -> Result<()> {
-        self.put(key, value, |_, _| expires_at)?;
-        self.acknowledge()
+    pub fn set_until<'k>(
+        &self,
+        key: impl Parsed<KeyRef<'k>>,
+        value: impl AsRef<[u8]>,
+        expires_at: Timestamp,
+    ) -> Result<()> {
+        self.set_with(key, value, &SetOptions::new().until(expires_at))
     }
 
-    /// Waits for the disk where a write is to be on it before it is acknowledged.
-    fn acknowledge(&self) -> Result<()> {
+    /// Puts each value under its key with the lifetime of its namespace, all or nothing: what is refused of one
+    /// changes nothing. With durability `always` one wait for the disk serves them all.
+    ///
+    /// # Errors
+    /// As [`Cache::set`]; [`Error::place`] names the key at fault.
+    pub fn set_many<'k, K: Parsed<KeyRef<'k>>, V: AsRef<[u8]>>(
+        &self,
+        values: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<()> {
+        self.set_many_with(values, &SetOptions::new())
+    }
+
+    /// As [`Cache::set_many`], each with these options.
+    ///
+    /// # Errors
+    /// As [`Cache::set_many`] and [`Cache::set_with`].
+    pub fn set_many_with<'k, K: Parsed<KeyRef<'k>>, V: AsRef<[u8]>>(
+        &self,
+        values: impl IntoIterator<Item = (K, V)>,
+        options: &SetOptions,
+    ) -> Result<()> {
+        let parsed = values.into_iter().map(|(key, value)| Ok((key.parsed()?, value)));
+        let values = parsed.collect::<Result<Vec<(KeyRef<'k>, V)>>>()?;
+        let values: Vec<_> = values.iter().map(|(key, value)| (*key, value.as_ref())).collect();
+        self.put_all(&values, &Terms::check(options)?)
+    }
+
+    /// Gives what stands under `key` the lifetime of its namespace again, from now; whether something stood. The value
+    /// stays as it is, and so does what can invalidate it.
+    ///
+    /// # Errors
+    /// As [`Cache::get`]; [`ErrorKind::DiskFailed`] when an earlier deadline could not be made durable.
+    pub fn touch<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<bool> {
+        self.touch_with(key, &SetOptions::new())
+    }
+
+    /// As [`Cache::touch`], with the lifetime that `options` name; the rest of them is ignored.
+    ///
+    /// # Errors
+    /// As [`Cache::touch`] and [`Cache::set_with`].
+    pub fn touch_with<'k>(&self, key: impl Parsed<KeyRef<'k>>, options: &SetOptions) -> Result<bool> {
+        let (key, terms) = (key.parsed()?, Terms::check(options)?);
+        self.refuse_if_closed()?;
+        write::touch(self.state(), key, &terms)
+    }
+
+    fn put_all(&self, values: &[(KeyRef<'_>, &[u8])], terms: &Terms<'_>) -> Result<()> {
+        self.refuse_if_closed()?;
+        write::put_all(self.state(), values, terms)?;
+        // What is to be on disk before it is acknowledged is waited for once.
         if self.state().flushes_writes { self.flush() } else { Ok(()) }
     }
 
-    fn put(&self, key: KeyRef<'_>, value: &[u8], expiry: impl Fn(Timestamp, u64) -> Timestamp) -> Result<()> {
-        self.refuse_if_closed()?;
-        let state = self.state();
-        if value.len() as u64 > state.value_bytes_max {
-            return Err(too_large(value, state.value_bytes_max));
-        }
-        let turn = state.turn(key);
-        let insertion = loop {
-            let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
-            let expires_at = expiry(stored_at, sequence);
-            let parts = Parts { head: &[], body: value, tags: &[], stored_at, expires_at, sequence };
-            let entry = Entry::new(key, &parts);
-            // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
-            let insertion = state.memory.insert(entry.clone(), || {
-                state.flights.supersede(key);
-                if let Some(disk) = &state.disk {
-                    disk.put(&entry);
-                }
-                true
-            });
-            // A load that began meanwhile has a higher number; this write is later than its beginning and must win.
-            if insertion != Insertion::Outdated {
-                break insertion;
-            }
-        };
-        drop(turn);
-        state.count_done(key.namespace(), Operation::Set, 1);
-        match insertion {
-            Insertion::Bypassed => {
-                self.delete(key)?;
-                Err(too_large(value, state.memory.usage().limit_bytes))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Takes out what stands under `key`, durably: it does not come back, whatever happens to the process. Returns
-    /// whether it stood. Waits for the disk.
+    /// The cache as seen from inside one namespace: keys without it, and nothing beyond it within reach.
     ///
     /// # Errors
-    /// [`ErrorKind::DiskFailed`] when the deletion could not be made durable; memory has forgotten it all the same.
-    pub fn delete(&self, key: KeyRef<'_>) -> Result<bool> {
-        Ok(self.delete_many(&[key.to_key()])? > 0)
-    }
-
-    /// Takes out what stands under each of `keys`, durably: it does not come back, whatever happens to the process.
-    /// Returns how many of them stood. Waits for the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DiskFailed`] when the deletion could not be made durable; memory has forgotten them all the same.
-    pub fn delete_many(&self, keys: &[Key]) -> Result<u64> {
-        self.refuse_if_closed()?;
-        invalidate::keys(self.state(), keys)
-    }
-
-    /// Invalidates everything in `namespace`, durably and at a cost that does not depend on how much that is. Returns
-    /// how many entries stood in memory. Waits for the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
-    pub fn invalidate_namespace(&self, namespace: &Namespace) -> Result<u64> {
-        self.refuse_if_closed()?;
-        let invalidated = invalidate::namespace(self.state(), namespace);
-        self.0.sweeper.wake();
-        invalidated
-    }
-
-    /// Invalidates everything tagged `tag`, durably; visible at once, the memory is given back after it. Returns how
-    /// many fresh entries stood in memory. Waits for the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
-    pub fn invalidate_tag(&self, tag: &Tag) -> Result<u64> {
-        self.refuse_if_closed()?;
-        invalidate::tag(self.state(), tag)
-    }
-
-    /// Takes out every key that `pattern` covers, durably, in steps that readers pass between. Returns how many fresh
-    /// entries stood in memory. Waits for the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
-    pub fn delete_pattern(&self, pattern: &Pattern) -> Result<u64> {
-        self.refuse_if_closed()?;
-        invalidate::pattern(self.state(), pattern)
+    /// [`ErrorKind::KeyInvalid`] says which rule `namespace` breaks.
+    pub fn namespace(&self, namespace: impl Parsed<Namespace>) -> Result<InNamespace> {
+        Ok(InNamespace::new(self.clone(), namespace.parsed()?))
     }
 
     /// Some keys that stand fresh in memory, from `from` on, about `most` of them, and where to go on. Whatever stands
@@ -259,6 +306,37 @@ impl Cache {
         (keys, scanned.next)
     }
 
+    /// Some entries, in memory or on disk, whose keys are in `namespace` and begin with `prefix` where those are given,
+    /// from `from` on, at most `most` of them, and where to go on. What stands all the while is met exactly once; a
+    /// step may bring fewer than `most`, and even none, and there may still be more. Blocks on the disk.
+    ///
+    /// ```
+    /// let cache = hifz::Cache::builder().memory(1 << 20).open()?;
+    /// cache.set_many([("a:1", "one"), ("a:2", "two"), ("b:1", "three")])?;
+    /// let (mut keys, mut next) = (Vec::new(), Some(Default::default()));
+    /// while let Some(from) = next {
+    ///     let listing = cache.list(Some("a"), None, from, 100)?;
+    ///     keys.extend(listing.entries.into_iter().map(|listed| listed.key.to_string()));
+    ///     next = listing.next;
+    /// }
+    /// keys.sort();
+    /// assert_eq!(keys, ["a:1", "a:2"]);
+    /// # Ok::<(), hifz::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn list(
+        &self,
+        namespace: Option<&str>,
+        prefix: Option<&str>,
+        from: ListCursor,
+        most: usize,
+    ) -> Result<Listing> {
+        self.refuse_if_closed()?;
+        Ok(list::list(self.state(), &|key| list::is_within(key, namespace, prefix), from, most))
+    }
+
     /// What each namespace holds in memory.
     #[must_use]
     pub fn namespaces(&self) -> Vec<(String, Held)> {
@@ -271,18 +349,8 @@ impl Cache {
         state.memory.set_limits(Limits { bytes, entries: state.entries_max });
     }
 
-    /// Invalidates everything, durably. Returns how many entries stood in memory. Waits for the disk.
-    ///
-    /// # Errors
-    /// [`ErrorKind::DiskFailed`] when it could not be made durable; memory has forgotten them all the same.
-    pub fn clear_all(&self) -> Result<u64> {
-        self.refuse_if_closed()?;
-        let invalidated = invalidate::all(self.state());
-        self.0.sweeper.wake();
-        invalidated
-    }
-
-    /// Tells from now on what leaves memory and why, within a quarter of a second.
+    /// Tells from now on what leaves memory and why, within a quarter of a second, and at once what is invalidated or
+    /// changes its state.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.state().events.subscribe(&self.state().memory)
@@ -350,11 +418,6 @@ impl Cache {
         let (state, key) = (self.0.state.clone(), key.to_key());
         blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
     }
-}
-
-fn too_large(value: &[u8], bytes_max: u64) -> Error {
-    let message = format!("the value has {} bytes, the most that fits is {bytes_max}", value.len());
-    Error::new(ErrorKind::ValueTooLarge, message)
 }
 
 impl Shared {

@@ -112,6 +112,13 @@ pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, 
     on_disk().ok_or(reason)
 }
 
+/// As [`get`], without a trace: no use, no promotion.
+pub(super) fn peek(state: &State, key: KeyRef<'_>) -> Option<Entry> {
+    let in_memory = state.memory.peek(key).filter(|entry| state.is_live(entry));
+    let found = in_memory.or_else(|| state.disk.as_ref().and_then(|disk| disk.get(key)));
+    found.filter(|entry| state.is_live(entry))
+}
+
 /// The one function that decides where an answer comes from; `None` when the source has nothing under `key`.
 pub(super) async fn get_or_load(
     cache: &Cache,
@@ -185,7 +192,7 @@ fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> 
     if !state.is_live(&entry) || flight.is_superseded() {
         return None;
     }
-    match state.memory.insert(entry.clone(), || !flight.is_superseded()) {
+    match state.memory.restore(entry.clone(), || !flight.is_superseded()) {
         Insertion::Refused => None,
         // A write since then stands in memory, and is what this caller must see.
         Insertion::Outdated => state.live_in_memory(entry.key()),

@@ -26,6 +26,9 @@ pub(super) struct Recovering {
     deleted: Mutex<Option<HashSet<Key>>>,
     /// Raised to end the loading early: at close, and when more was deleted than is worth remembering.
     ended: AtomicBool,
+    /// Whether something that an earlier process left may be on disk and not in memory; taken back by a loading that
+    /// reached the end.
+    is_left: AtomicBool,
 }
 
 impl Recovering {
@@ -44,12 +47,19 @@ impl Recovering {
         self.ended.store(true, Ordering::Release);
     }
 
+    /// Whether all that an earlier process left has come into memory, if only to be evicted again.
+    pub(super) fn has_loaded_all(&self) -> bool {
+        !self.is_left.load(Ordering::Acquire)
+    }
+
     fn begin(&self) {
+        self.is_left.store(true, Ordering::Release);
         *self.deleted.lock() = Some(HashSet::new());
     }
 
-    fn finish(&self) {
+    fn finish(&self, has_loaded_all: bool) {
         *self.deleted.lock() = None;
+        self.is_left.store(!has_loaded_all, Ordering::Release);
     }
 
     fn may_keep(&self, entry: &Entry) -> bool {
@@ -94,18 +104,20 @@ impl Recovery {
 fn run(state: &State) {
     let Some(disk) = &state.disk else { return };
     let started = crate::clock::monotonic_now();
-    let mut loaded = 0_u64;
+    let (mut loaded, mut is_all) = (0_u64, true);
     disk.recover(&mut |entry| {
         if state.recovering.ended.load(Ordering::Acquire) || !has_room(state, &entry) {
+            is_all = false;
             return ControlFlow::Break(());
         }
         if state.is_live(&entry) {
-            let insertion = state.memory.insert(entry.clone(), || state.recovering.may_keep(&entry));
+            let insertion = state.memory.restore(entry.clone(), || state.recovering.may_keep(&entry));
             loaded += u64::from(insertion == Insertion::Inserted);
+            is_all &= insertion != Insertion::Bypassed;
         }
         ControlFlow::Continue(())
     });
-    state.recovering.finish();
+    state.recovering.finish(is_all && !state.is_closed());
     tracing::info!(entries = loaded, elapsed = ?started.elapsed(), "loaded persisted entries into memory");
 }
 

@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) entries_max: Option<u64>,
     /// Whether a write is acknowledged only once it is on disk: durability `always`.
     pub(super) flushes_writes: bool,
+    /// Whether anything is ever waited for: any durability but `none`.
+    pub(super) flushes_at_all: bool,
     /// Bounds how many loads ask a source at once.
     pub(super) loads: Semaphore,
     /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
@@ -63,6 +65,7 @@ pub(super) struct Assembly {
     pub(super) value_bytes_max: u64,
     pub(super) entries_max: Option<u64>,
     pub(super) flushes_writes: bool,
+    pub(super) flushes_at_all: bool,
     pub(super) loads_max: usize,
     pub(super) first_sequence: u64,
 }
@@ -83,6 +86,7 @@ impl State {
             value_bytes_max: parts.value_bytes_max,
             entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,
+            flushes_at_all: parts.flushes_at_all,
             loads: Semaphore::new(parts.loads_max),
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
             closed: AtomicBool::new(false),

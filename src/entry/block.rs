@@ -72,6 +72,9 @@ impl Block {
         Self(at)
     }
 
+    /// What it takes beside its bytes.
+    pub(super) const HEADER_BYTES: usize = size_of::<Header>();
+
     /// The most bytes a block holds.
     pub(super) const BYTES_MAX: usize = (u32::MAX - 64) as usize;
 

@@ -72,6 +72,8 @@ pub(super) struct Events {
     /// How many left, by namespace and cause.
     removals: Counts<{ Cause::ALL.len() }>,
     is_heard: AtomicBool,
+    /// Whether anything was ever evicted; written once, so that every further eviction only reads it.
+    has_evicted: AtomicBool,
     /// Those that nobody took before the queue was full.
     dropped: AtomicU64,
     queue: Mutex<VecDeque<Removal>>,
@@ -82,6 +84,7 @@ impl Events {
         Self {
             removals: Counts::new(),
             is_heard: AtomicBool::new(false),
+            has_evicted: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             queue: Mutex::default(),
         }
@@ -98,6 +101,19 @@ impl Events {
     #[inline]
     pub(super) fn is_heard(&self) -> bool {
         self.is_heard.load(Ordering::Relaxed)
+    }
+
+    /// Something is being evicted.
+    #[inline]
+    pub(super) fn note_eviction(&self) {
+        if !self.has_evicted() {
+            self.has_evicted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_evicted(&self) -> bool {
+        self.has_evicted.load(Ordering::Relaxed)
     }
 
     #[inline]

@@ -229,6 +229,9 @@ impl State {
 
     /// Tells of what was evicted, and drops it, under no lock.
     fn let_go(&self, gone: &mut Vec<Entry>) {
+        if !gone.is_empty() {
+            self.events.note_eviction();
+        }
         for entry in gone.drain(..) {
             self.events.record(&entry, Cause::Evicted);
         }

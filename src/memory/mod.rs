@@ -126,7 +126,31 @@ impl Memory {
     /// else can happen to the key; it must be short, and not call this tier. The tier remembers no sequence of what
     /// left it: that nothing newer was written and evicted since is for `admit` to know.
     pub fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
-        self.0.insert(entry, admit)
+        let sequence = entry.sequence();
+        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() <= sequence), admit)
+    }
+
+    /// As [`Memory::insert`], for a copy read back from elsewhere: where the same write stands already, it stays, since
+    /// its deadline may have been moved.
+    pub fn restore(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
+        let sequence = entry.sequence();
+        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() < sequence), admit)
+    }
+
+    /// Puts `new` in the place of exactly `old`, which has its key; [`Insertion::Outdated`] when that no longer stands.
+    /// Then `then` is called while nothing else can happen to the key.
+    pub fn exchange(&self, old: &Entry, new: Entry, then: impl FnOnce()) -> Insertion {
+        let admit = || {
+            then();
+            true
+        };
+        self.0.insert(new, |stands| stands.is_some_and(|stands| stands.is_same(old)), admit)
+    }
+
+    /// What the largest entry of a namespace that is kept may weigh.
+    #[must_use]
+    pub fn weight_max(&self, namespace: &str) -> u64 {
+        self.0.weight_max(self.0.namespaces.known(namespace.as_bytes()).unwrap_or(0))
     }
 
     /// Takes out what stands under `key`, and tells listeners it was deleted.
@@ -226,6 +250,12 @@ impl Memory {
     #[must_use]
     pub fn removals(&self) -> Vec<Removal> {
         self.0.events.drain()
+    }
+
+    /// Whether anything was ever evicted.
+    #[must_use]
+    pub fn has_evicted(&self) -> bool {
+        self.0.events.has_evicted()
     }
 
     /// How many removals were not told because the queue was full.

@@ -80,7 +80,9 @@ impl State {
             for entry in met.drain(..) {
                 scanned.met += 1;
                 if let Verdict::Remove(cause) = visit(&entry) {
-                    let gone = self.remove_if(entry.key(), cause, |stands| stands.is_same(&entry));
+                    // The same write may stand there as another copy, with another deadline.
+                    let is_it = |stands: &Entry| stands.sequence() == entry.sequence();
+                    let gone = self.remove_if(entry.key(), cause, is_it);
                     scanned.removed += u64::from(gone.is_some());
                 }
             }

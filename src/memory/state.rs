@@ -47,7 +47,7 @@ pub enum Insertion {
     Inserted,
     /// It stands in the place of an older one.
     Replaced,
-    /// One with a higher sequence stands there already, and still does.
+    /// What stands there already is not to be replaced by it, most often because its sequence is higher.
     Outdated,
     /// The caller did not admit it; nothing changed.
     Refused,
@@ -88,13 +88,19 @@ impl State {
         inner.table.find(hash, key)?.1.entry().cloned()
     }
 
-    pub(super) fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
+    /// Puts `entry` under its key if `may_take`, shown what stands there, and then `admit` say so.
+    pub(super) fn insert(
+        &self,
+        entry: Entry,
+        may_take: impl FnOnce(Option<&Entry>) -> bool,
+        admit: impl FnOnce() -> bool,
+    ) -> Insertion {
         let number = self.namespaces.number(entry.namespace_bytes());
         entry.set_namespace_number(number);
         let (shard, hash) = self.locate(entry.key_bytes());
         let mut inner = shard.0.write();
         let found = inner.table.find(hash, entry.key_bytes()).map(|(at, slot)| (at, slot.entry()));
-        if found.is_some_and(|(_, old)| old.is_some_and(|old| old.sequence() > entry.sequence())) {
+        if !may_take(found.and_then(|(_, old)| old)) {
             return Insertion::Outdated;
         }
         let found = found.map(|(at, _)| at);
@@ -286,10 +292,14 @@ impl State {
     }
 
     fn is_too_large(&self, entry: &Entry, number: u16) -> bool {
-        let weight = entry.weight() as u64;
+        entry.weight() as u64 > self.weight_max(number)
+    }
+
+    /// The largest entry of a namespace that is kept.
+    pub(super) fn weight_max(&self, number: u16) -> u64 {
         let limit = self.budget.bytes_max();
         let share = self.namespaces.get(number).map_or(limit, |namespace| namespace.bytes_max(limit));
-        weight > self.budget.weight_max().min(share)
+        self.budget.weight_max().min(share)
     }
 }
 

@@ -147,11 +147,11 @@ fn read_after(change: impl Fn(&Cache) + Send + Sync + 'static) -> (Cache, Vec<u8
 fn a_load_that_an_invalidation_overtook_is_not_kept() {
     for change in [
         (|cache| assert!(!cache.delete(key("n:1")).unwrap())) as fn(&Cache),
-        |cache| assert_eq!(cache.invalidate_namespace(&Namespace::parse("n").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.invalidate_namespace(Namespace::parse("n").unwrap()).unwrap(), 0),
         |cache| assert_eq!(cache.clear_all().unwrap(), 0),
-        |cache| assert_eq!(cache.invalidate_tag(&Tag::parse("numbers").unwrap()).unwrap(), 0),
-        |cache| assert_eq!(cache.delete_pattern(&Pattern::parse("n:?").unwrap()).unwrap(), 0),
-        |cache| assert_eq!(cache.delete_pattern(&Pattern::prefix("n:").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.invalidate_tag(Tag::parse("numbers").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.delete_pattern(Pattern::parse("n:?").unwrap()).unwrap(), 0),
+        |cache| assert_eq!(cache.delete_pattern(Pattern::prefix("n:").unwrap()).unwrap(), 0),
     ] {
         assert_eq!(read_after(change).1, b"1");
     }
@@ -217,7 +217,7 @@ fn memory_stays_within_its_limit_and_the_least_recently_used_goes_first() {
 fn a_value_larger_than_the_cache_is_refused_and_empties_nothing() {
     let cache = memory_only();
     cache.set(key("n:small"), b"small").unwrap();
-    let error = cache.set(key("n:large"), &vec![0; 2 << 20]).unwrap_err();
+    let error = cache.set(key("n:large"), vec![0; 2 << 20]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ValueTooLarge);
     assert!(cache.exists(key("n:small")).unwrap());
 }
@@ -235,7 +235,7 @@ fn entries_come_back_after_a_close_and_what_was_deleted_does_not() {
     cache.set(key("m:1"), b"of another namespace").unwrap();
     cache.flush().unwrap();
     assert_eq!(cache.delete_many(&[Key::parse("n:deleted").unwrap()]).unwrap(), 1);
-    cache.invalidate_namespace(&Namespace::parse("m").unwrap()).unwrap();
+    cache.invalidate_namespace(Namespace::parse("m").unwrap()).unwrap();
     cache.close().unwrap();
     drop(cache);
     let cache = open();
@@ -275,7 +275,7 @@ fn a_pattern_takes_what_it_covers_from_memory_and_disk_and_nothing_else() {
         cache.set(key(name), b"value").unwrap();
     }
     cache.flush().unwrap();
-    assert_eq!(cache.delete_pattern(&Pattern::parse("n:[12]:a").unwrap()).unwrap(), 2);
+    assert_eq!(cache.delete_pattern(Pattern::parse("n:[12]:a").unwrap()).unwrap(), 2);
     let standing = |cache: &Cache| -> Vec<bool> {
         ["n:1:a", "n:2:a", "n:2:b", "m:2:a"].iter().map(|name| cache.exists(key(name)).unwrap()).collect()
     };
@@ -304,7 +304,7 @@ fn a_pattern_takes_what_it_covers_from_memory_and_disk_and_nothing_else() {
 fn the_limit_can_be_lowered_while_running() {
     let cache = memory_only();
     for number in 0..100 {
-        cache.set(key(&format!("n:{number}")), &[0; 5000]).unwrap();
+        cache.set(key(&format!("n:{number}")), [0; 5000]).unwrap();
     }
     cache.set_memory(200_000);
     assert!(cache.stats().memory_charged_bytes <= 200_000);
@@ -332,9 +332,9 @@ fn a_listener_is_told_what_left_and_why() {
     let mut subscription = cache.subscribe();
     let values: Vec<_> =
         ["n:1", "n:2", "n:2", "n:3"].iter().map(|name| (key(name), b"value".as_slice())).collect();
-    cache.set_many(&values).unwrap();
+    cache.set_many(values).unwrap();
     cache.delete(key("n:3")).unwrap();
-    assert_eq!(cache.get_many(&[key("n:1"), key("n:2")]).unwrap().iter().flatten().count(), 1);
+    assert_eq!(cache.get_many([key("n:1"), key("n:2")]).unwrap().iter().flatten().count(), 1);
     let told: Vec<_> = block_on(async {
         let mut told = Vec::new();
         while told.len() < 3 {
@@ -361,7 +361,7 @@ fn figures_tell_what_happened_in_each_namespace_and_why() {
     clock.advance(Duration::from_secs(1));
     assert!(!ask("a:1"));
     put("b:1");
-    assert_eq!(cache.invalidate_namespace(&Namespace::parse("b").unwrap()).unwrap(), 1);
+    assert_eq!(cache.invalidate_namespace(Namespace::parse("b").unwrap()).unwrap(), 1);
     assert!(!ask("b:1"));
     ["a:2", "a:3", "a:4", "a:5"].into_iter().for_each(put);
     assert!(cache.delete(key("a:5")).unwrap());

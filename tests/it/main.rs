@@ -12,3 +12,4 @@ mod library;
 mod readme;
 mod restart;
 mod routes;
+mod verbs;

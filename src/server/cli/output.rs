@@ -98,7 +98,9 @@ fn written(result: io::Result<()>) -> Result<(), Failure> {
 
 fn exit_code(kind: ErrorKind) -> u8 {
     match kind {
-        ErrorKind::Settings | ErrorKind::Locked | ErrorKind::KeyInvalid => REFUSED,
+        ErrorKind::Settings | ErrorKind::Locked | ErrorKind::KeyInvalid | ErrorKind::ArgumentInvalid => {
+            REFUSED
+        }
         _ => FAILED,
     }
 }

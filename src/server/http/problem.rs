@@ -97,6 +97,7 @@ impl From<Error> for Problem {
         use StatusCode as S;
         let (status, code) = match error.kind() {
             ErrorKind::KeyInvalid => (S::BAD_REQUEST, "KEY_INVALID"),
+            ErrorKind::ArgumentInvalid => (S::BAD_REQUEST, "PARAMETER_INVALID"),
             ErrorKind::KeyReserved => (S::CONFLICT, "KEY_RESERVED"),
             ErrorKind::ValueTooLarge => (S::PAYLOAD_TOO_LARGE, "VALUE_TOO_LARGE"),
             ErrorKind::SourceUnavailable => (S::SERVICE_UNAVAILABLE, "SOURCE_UNAVAILABLE"),

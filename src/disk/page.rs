@@ -1,0 +1,145 @@
+//! A walk over what the tier holds, for listing and counting; nobody waits for it, and it finds what is alive and fresh.
+//!
+//! [`Disk::page`] goes in the order of [`place`], which never changes, so that an entry that stands from before the
+//! first page until after the last is met exactly once, wherever it lies: in the queue or in the file.
+//! [`Disk::walk`] goes by groups, which is faster, and meets at most once what is moved meanwhile.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::Disk;
+use super::backend::Fault;
+use super::catalog::Found;
+use super::index;
+use super::queue::Op;
+use super::record::fingerprint;
+use super::state::half;
+use crate::entry::Entry;
+use crate::key::KeyRef;
+
+/// Where a key comes in the order of pages: first by what the index tells apart, then by the rest of its fingerprint.
+pub(crate) fn place(key: KeyRef<'_>) -> u128 {
+    let fingerprint = fingerprint(key);
+    u128::from(index::order(half(fingerprint))) << REST_BITS | (fingerprint >> (128 - REST_BITS))
+}
+
+/// Some entries by their places.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    pub(crate) entries: BTreeMap<u128, Entry>,
+    /// How many records were looked at for them, at least one.
+    pub(crate) looked_at: usize,
+    /// Where the next page begins; `None` at the end.
+    pub(crate) next: Option<u128>,
+}
+
+impl Disk {
+    /// The page that begins at `from`, of about `count` records. Blocking: it reads the disk.
+    pub(crate) fn page(&self, from: u128, count: usize) -> Page {
+        // First what waits: what is written in between is then found in the file.
+        let waiting = self.waiting();
+        let (read, next) = self.read_from(from, count);
+        let looked_at = read.len().max(1);
+        let is_within = |at: &u128| *at >= from && next.is_none_or(|next| *at < next);
+        let mut entries: BTreeMap<u128, Entry> = BTreeMap::new();
+        for entry in read.into_iter().chain(waiting) {
+            let at = place(entry.key());
+            let is_newer = || entries.get(&at).is_none_or(|old| old.sequence() <= entry.sequence());
+            if is_within(&at) && is_newer() {
+                entries.insert(at, entry);
+            }
+        }
+        entries.retain(|_, entry| self.is_well(entry));
+        Page { entries, looked_at, next }
+    }
+
+    /// Shows entries to `visit`, each once, until about `records_max` records have been looked at. Blocking: it reads
+    /// the disk.
+    pub(crate) fn walk(&self, records_max: usize, visit: &mut dyn FnMut(&Entry)) {
+        let shared = &self.shared;
+        let mut seen = HashSet::new();
+        let mut show = |entry: &Entry| {
+            if seen.insert(half(fingerprint(entry.key()))) && self.is_well(entry) {
+                visit(entry);
+            }
+        };
+        self.waiting().iter().for_each(&mut show);
+        shared.wait_loaded();
+        let (mut walked, mut looked_at) = (None, 0);
+        // What is moved while this goes on stands in a newer group, which is looked at after the others.
+        loop {
+            let groups = shared.catalog.read();
+            let next =
+                groups.groups().map(|group| group.id).find(|id| walked.is_none_or(|walked| *id > walked));
+            drop(groups);
+            let Some(id) = next.filter(|_| looked_at < records_max) else { return };
+            walked = Some(id);
+            let alive = shared.alive_in(id);
+            looked_at += alive.len().max(1);
+            alive.iter().filter(|entry| !self.is_waiting(entry)).for_each(&mut show);
+        }
+    }
+
+    /// The newest operation on the key waits to be written, and the file is behind.
+    fn is_waiting(&self, entry: &Entry) -> bool {
+        self.shared.queue.lock().find(fingerprint(entry.key())).is_some()
+    }
+
+    /// What waits to be written.
+    fn waiting(&self) -> Vec<Entry> {
+        let queue = self.shared.queue.lock();
+        let puts = queue.ops().filter_map(|op| match op {
+            Op::Put(entry) => Some(entry.clone()),
+            Op::Remove(_) => None,
+        });
+        puts.collect()
+    }
+
+    fn is_well(&self, entry: &Entry) -> bool {
+        entry.is_fresh(self.shared.clock.now()) && !self.shared.marks.read().is_dead(entry)
+    }
+
+    /// What the file holds from `from` on, about `count` records, and where to go on.
+    fn read_from(&self, from: u128, count: usize) -> (Vec<Entry>, Option<u128>) {
+        let shared = &self.shared;
+        shared.wait_loaded();
+        let from = u64::try_from(from >> REST_BITS).unwrap_or(u64::MAX);
+        for _ in 0..LOOKS_MAX {
+            if shared.is_discarded() {
+                break;
+            }
+            let (found, next) = shared.catalog.read().from(from, count);
+            match self.read_each(&found) {
+                Ok(Some(entries)) => return (entries, next.map(|next| u128::from(next) << REST_BITS)),
+                // Some of it was moved meanwhile: look again where it is.
+                Ok(None) => {}
+                Err(fault) => {
+                    shared.report(fault);
+                    break;
+                }
+            }
+        }
+        (Vec::new(), None)
+    }
+
+    /// The entries of all these records; `None` when one of them does not lie there any more.
+    fn read_each(&self, found: &[Found]) -> Result<Option<Vec<Entry>>, Fault> {
+        let slot = self.shared.bulk.read();
+        let Some(bulk) = slot.as_ref() else { return Ok(Some(Vec::new())) };
+        let mut entries = Vec::with_capacity(found.len());
+        for found in found {
+            match bulk.get(found)? {
+                Some(Ok(entry)) => entries.push(entry),
+                None => return Ok(None),
+                // Found again, counted and removed, by whoever asks for it.
+                Some(Err(_)) => {}
+            }
+        }
+        Ok(Some(entries))
+    }
+}
+
+/// A page of which something is moved while it is read is read again, so often.
+const LOOKS_MAX: usize = 4;
+
+/// The bits of a fingerprint that the index does not order by.
+const REST_BITS: u32 = 88;

@@ -1,0 +1,267 @@
+//! The verbs of the library: what an application calls, with text for keys, options, batches, listings and events.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use hifz::clock::{Clock, Timestamp};
+use hifz::{
+    Cache, DataDir, ErrorKind, Event, ListCursor, Namespace, Pattern, Policy, Selector, SetOptions, TAGS_MAX,
+    Tag, Ttl,
+};
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+fn memory_only() -> Cache {
+    Cache::builder().memory(1 << 20).open().unwrap()
+}
+
+fn on_disk(directory: &Path) -> Cache {
+    Cache::builder().memory(1 << 20).data_dir(DataDir::open(directory).unwrap()).open().unwrap()
+}
+
+/// A cache that keeps one entry in memory and the rest on disk.
+fn mostly_on_disk(directory: &Path) -> Cache {
+    let builder = Cache::builder().max_entries(Some(1));
+    builder.data_dir(DataDir::open(directory).unwrap()).open().unwrap()
+}
+
+fn keys(cache: &Cache, namespace: Option<&str>, prefix: Option<&str>, most: usize) -> Vec<String> {
+    let (mut keys, mut next) = (Vec::new(), Some(ListCursor::default()));
+    while let Some(from) = next {
+        let page = cache.list(namespace, prefix, from, most).unwrap();
+        assert!(page.entries.len() <= most);
+        keys.extend(page.entries.into_iter().map(|listed| listed.key.to_string()));
+        next = page.next;
+    }
+    keys.sort();
+    keys
+}
+
+#[test]
+fn text_serves_as_key_and_what_is_no_key_is_refused_by_every_verb() {
+    let cache = memory_only();
+    cache.set("a:1", "value").unwrap();
+    cache.set(&"a:2".to_owned(), vec![1, 2]).unwrap();
+    assert_eq!(cache.get_many(["a:1", "a:2", "a:3"]).unwrap().iter().flatten().count(), 2);
+    assert_eq!(cache.get_bytes("a:2").unwrap().unwrap(), [1, 2].as_slice());
+    let long = "k".repeat(1025);
+    for wrong in ["", ":a", "a\nb", &long] {
+        let kinds = [
+            cache.get(wrong).unwrap_err().kind(),
+            cache.get_many([wrong]).unwrap_err().kind(),
+            cache.set(wrong, "").unwrap_err().kind(),
+            cache.set_many([("a:4", ""), (wrong, "")]).unwrap_err().kind(),
+            cache.delete(wrong).unwrap_err().kind(),
+            cache.exists(wrong).unwrap_err().kind(),
+            cache.ttl(wrong).unwrap_err().kind(),
+            cache.touch(wrong).unwrap_err().kind(),
+        ];
+        assert_eq!(kinds, [ErrorKind::KeyInvalid; 8], "{wrong:?}");
+    }
+    assert!(!cache.exists("a:4").unwrap(), "a batch with a bad member changes nothing");
+}
+
+#[test]
+fn options_set_lifetime_tags_and_media_type_and_are_refused_with_their_name() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = Cache::builder().memory(1 << 20).clock(clock.clone()).open().unwrap();
+    let options = SetOptions::new().ttl(Duration::from_secs(10)).tags(["t", "u", "t"]).content_type("text/x");
+    cache.set_with("a:1", "value", &options).unwrap();
+    assert_eq!(cache.ttl("a:1").unwrap(), Some(Ttl::Left(Duration::from_secs(10))));
+    assert_eq!(cache.peek("a:1").unwrap().unwrap().tags().collect::<Vec<_>>(), ["t", "u"]);
+    cache.set_until("a:2", "value", Timestamp::NEVER).unwrap();
+    assert_eq!(cache.ttl("a:2").unwrap(), Some(Ttl::Forever));
+    assert_eq!(cache.ttl("a:3").unwrap(), None);
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(cache.ttl("a:1").unwrap(), None);
+
+    let too_many: Vec<String> = (0..=TAGS_MAX).map(|number| number.to_string()).collect();
+    for (options, place) in [
+        (SetOptions::new().ttl(Duration::ZERO), Some("ttl")),
+        (SetOptions::new().content_type(""), Some("content_type")),
+        (SetOptions::new().content_type("text/plain\r\nx: y"), Some("content_type")),
+        (SetOptions::new().tags(["a,b"]), Some("tags")),
+        (SetOptions::new().tags(too_many), Some("tags")),
+    ] {
+        let error = cache.set_with("a:4", "", &options).unwrap_err();
+        assert_eq!(error.place(), place, "{error}");
+        assert!(!cache.exists("a:4").unwrap());
+    }
+}
+
+#[test]
+fn a_batch_with_a_value_that_is_too_large_changes_nothing_and_names_its_key() {
+    let cache = memory_only();
+    let large = vec![0; 600 << 10];
+    let error = cache.set_many([("a:1", &b"small"[..]), ("a:2", &large)]).unwrap_err();
+    assert_eq!((error.kind(), error.place()), (ErrorKind::ValueTooLarge, Some("a:2")));
+    assert!(!cache.exists("a:1").unwrap());
+    cache.set_many([("a:1", "one"), ("a:2", "two"), ("a:1", "last")]).unwrap();
+    assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"last");
+}
+
+#[test]
+fn a_touched_entry_lives_longer_or_shorter_and_dies_with_what_it_died_of_before() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let directory = tempdir().unwrap();
+    let policy = Policy::with_ttl(Duration::from_secs(10));
+    let open = || {
+        let builder = Cache::builder().clock(clock.clone()).policy(&Namespace::parse("a").unwrap(), policy);
+        builder.data_dir(DataDir::open(directory.path()).unwrap()).open().unwrap()
+    };
+    let cache = open();
+    for key in ["a:longer", "a:shorter", "a:invalidated"] {
+        cache.set(key, "value").unwrap();
+    }
+    clock.advance(Duration::from_secs(9));
+    assert!(cache.touch("a:longer").unwrap() && !cache.touch("a:none").unwrap());
+    assert!(cache.touch_with("a:shorter", &SetOptions::new().ttl(Duration::from_millis(1))).unwrap());
+    assert!(cache.touch_with("a:invalidated", &SetOptions::new().ttl(Duration::from_secs(99))).unwrap());
+    cache.delete_pattern("a:inv*").unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    let cache = open();
+    clock.advance(Duration::from_secs(9));
+    assert!(cache.exists("a:longer").unwrap());
+    assert!(!cache.exists("a:shorter").unwrap() && !cache.exists("a:invalidated").unwrap());
+}
+
+#[test]
+fn touching_beside_deleting_never_brings_a_deleted_value_back() {
+    let directory = tempdir().unwrap();
+    for cache in [memory_only(), on_disk(directory.path())] {
+        for round in 0..200_u32 {
+            cache.set("a:1", "value").unwrap();
+            std::thread::scope(|scope| {
+                scope.spawn(|| (0..20).map(|_| u32::from(cache.touch("a:1").unwrap())).sum::<u32>());
+                let gone = match round % 3 {
+                    0 => cache.delete_pattern("a:1*").unwrap(),
+                    1 => cache.invalidate_namespace("a").unwrap(),
+                    _ => cache.delete_many(["a:1"]).unwrap(),
+                };
+                assert_eq!(gone, 1, "round {round}");
+                assert!(!cache.exists("a:1").unwrap(), "round {round}");
+            });
+            assert!(!cache.exists("a:1").unwrap(), "round {round}");
+        }
+    }
+}
+
+#[test]
+fn every_selector_counts_what_is_live_in_memory_and_on_disk_once_and_a_preview_says_the_same() {
+    let directory = tempdir().unwrap();
+    let cache = mostly_on_disk(directory.path());
+    let tagged = SetOptions::new().tags(["t"]);
+    let fill = || {
+        for name in ["a:1:x", "a:2:x", "a:2:y", "b:1:x"] {
+            cache.set_with(name, "value", &tagged).unwrap();
+        }
+        cache.flush().unwrap();
+    };
+    let key = |text: &str| hifz::Key::parse(text).unwrap();
+    let selectors = [
+        (Selector::Keys(vec![key("a:1:x"), key("a:1:x"), key("b:1:x"), key("c:1")]), 2),
+        (Selector::Pattern(Pattern::parse("?:[12]:x").unwrap()), 3),
+        (Selector::prefix("a:2:").unwrap(), 2),
+        (Selector::Namespace(Namespace::parse("a").unwrap()), 3),
+        (Selector::Pattern(Pattern::parse("a:*").unwrap()), 3),
+        (Selector::Tags(vec![Tag::parse("t").unwrap(), Tag::parse("u").unwrap()]), 4),
+        (Selector::All, 4),
+    ];
+    for (selector, count) in &selectors {
+        fill();
+        assert_eq!(cache.would_invalidate(selector).unwrap(), *count, "preview of {selector}");
+        assert_eq!(
+            cache.would_invalidate(selector).unwrap(),
+            *count,
+            "a preview changes nothing: {selector}"
+        );
+        assert_eq!(cache.invalidate(selector).unwrap(), *count, "{selector}");
+        assert_eq!(cache.invalidate(selector).unwrap(), 0, "{selector} again");
+        assert_eq!(cache.would_invalidate(selector).unwrap(), 0, "preview of {selector} again");
+    }
+    assert!(keys(&cache, None, None, 10).is_empty());
+}
+
+#[test]
+fn a_listing_shows_memory_and_disk_once_whatever_the_size_of_its_pages() {
+    let directory = tempdir().unwrap();
+    let cache = Cache::builder().max_entries(Some(100)).data_dir(DataDir::open(directory.path()).unwrap());
+    let cache = cache.open().unwrap();
+    let mut expected = BTreeSet::new();
+    for number in 0..700 {
+        let name = format!("{}:{number}", if number % 2 == 0 { "even" } else { "odd" });
+        cache.set(&name, "value").unwrap();
+        expected.insert(name);
+        if number == 350 {
+            cache.flush().unwrap();
+        }
+    }
+    cache.delete("odd:1").unwrap();
+    cache.delete("odd:699").unwrap();
+    expected.retain(|name| name != "odd:1" && name != "odd:699");
+    let expected: Vec<String> = expected.into_iter().collect();
+    for most in [1, 7, 100, 10_000] {
+        assert_eq!(keys(&cache, None, None, most), expected, "pages of {most}");
+    }
+    let odd: Vec<String> = expected.iter().filter(|name| name.starts_with("odd:")).cloned().collect();
+    assert_eq!(keys(&cache, Some("odd"), None, 50), odd);
+    let odd_6: Vec<String> = odd.iter().filter(|name| name.starts_with("odd:6")).cloned().collect();
+    assert_eq!(keys(&cache, Some("odd"), Some("odd:6"), 50), odd_6);
+    assert!(keys(&cache, Some("even"), Some("odd:6"), 50).is_empty());
+    cache.flush().unwrap();
+    assert_eq!(keys(&cache, None, None, 33), expected, "all of it written");
+}
+
+#[test]
+fn typed_values_come_back_as_they_were_in_either_form() {
+    let cache = memory_only();
+    let value = vec![("a".to_owned(), Some(1_u64)), ("b".to_owned(), None)];
+    cache.set_value("v:1", &value).unwrap();
+    cache.set_value_with("v:2", &value, SetOptions::new().json().tags(["t"])).unwrap();
+    for key in ["v:1", "v:2"] {
+        assert_eq!(cache.get_value::<Vec<(String, Option<u64>)>>(key).unwrap().unwrap(), value);
+        assert_eq!(cache.get_value::<Vec<bool>>(key).unwrap_err().place(), Some(key));
+    }
+    let json: Value = serde_json::from_slice(cache.get("v:2").unwrap().unwrap().body()).unwrap();
+    assert_eq!(json, json!([["a", 1], ["b", null]]));
+    cache.set("v:3", "plain bytes").unwrap();
+    assert_eq!(cache.get_value::<String>("v:3").unwrap_err().kind(), ErrorKind::DocumentInvalid);
+    assert_eq!(cache.get_value::<String>("v:4").unwrap(), None);
+    assert_eq!(cache.invalidate_tag("t").unwrap(), 1);
+}
+
+#[test]
+fn a_namespace_handle_reaches_its_own_keys_alone() {
+    let cache = memory_only();
+    let here = cache.namespace("here").unwrap();
+    cache.set("there:1", "value").unwrap();
+    here.set("1", "value").unwrap();
+    assert!(here.exists("1").unwrap() && cache.exists("here:1").unwrap());
+    assert!(here.touch("1").unwrap() && here.ttl("1").unwrap().is_some());
+    assert_eq!(here.invalidate().unwrap(), 1);
+    assert!(cache.exists("there:1").unwrap());
+    assert!(cache.namespace("a:b").is_err());
+}
+
+#[test]
+fn a_listener_hears_of_invalidations_with_what_was_named_and_how_many_died() {
+    let cache = memory_only();
+    let mut subscription = cache.subscribe();
+    cache.set_many([("a:1", ""), ("a:2", ""), ("b:1", "")]).unwrap();
+    cache.delete_many(["a:1", "a:9", "b:1"]).unwrap();
+    cache.invalidate_namespace("a").unwrap();
+    cache.clear_all().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut heard = Vec::new();
+    while heard.len() < 3 {
+        if let Some(Event::Invalidated { what, count }) = runtime.block_on(subscription.next()) {
+            heard.push((what, count));
+        }
+    }
+    assert_eq!(
+        heard,
+        [("key a:1 and 2 more".to_owned(), 2), ("namespace a".to_owned(), 1), ("all".to_owned(), 0)]
+    );
+}
