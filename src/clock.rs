@@ -166,6 +166,12 @@ fn monotonic_coarse_ms() -> u64 {
     u64::try_from(FIRST.get_or_init(monotonic_now).elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The wall clock in whole seconds since the Unix epoch, as a `Date` header tells it; never for deadlines.
+pub(crate) fn wall_secs() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    u64::try_from(time.tv_sec).unwrap_or(0)
+}
+
 #[expect(clippy::disallowed_methods, reason = "this file is where the clocks are read")]
 fn wall_now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

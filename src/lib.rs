@@ -29,7 +29,7 @@
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
 //! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
-//! absent today: TLS, compression, bookmarks, metrics, the dashboard, an HTTP origin as a source.
+//! absent today: compression, bookmarks, metrics, the dashboard, an HTTP origin as a source.
 
 pub mod clock;
 mod codec;

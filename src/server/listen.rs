@@ -1,9 +1,9 @@
-//! Sockets: binding, accepting, and the limits of a connection.
+//! Sockets: binding, accepting, and how many connections are served at once.
 //!
-//! At most `limits.connections` are served at once; one more is told 503 and closed. Out of file descriptors it waits
-//! for some to come back. A peer that sends its head slowly, or neither sends nor takes anything, is given up. A stop lets every request under way finish within a grace period and takes no new ones.
+//! At most `limits.connections` are served; one more is told 503 and closed. The operators' listeners have seats of
+//! their own. Out of file descriptors it waits for some to come back. A stop lets every request under way finish within
+//! a grace period and takes no new ones. What is said on a connection is the matter of `wire`.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -11,23 +11,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
-use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::server::TlsStream;
 
 use crate::error::{Error, ErrorKind, Result};
 
 use super::config::{Limits, ListenAddress};
-use super::http::{RETRY_AFTER_SECS, without_length_of_nothing};
 use super::peer::Peer;
+use super::tls::Tls;
+use super::wire::Wire;
 
 /// A socket that is bound and not yet served.
 #[derive(Debug)]
@@ -76,76 +69,151 @@ impl Bound {
 #[derive(Debug, Clone)]
 pub(super) struct Reception {
     limits: Arc<Limits>,
-    seats: Arc<Semaphore>,
+    tls: Option<Tls>,
+    seats: Seats,
     /// Turns true when it is time to stop.
     stopping: watch::Receiver<bool>,
 }
 
+/// How many connections are served at once.
+#[derive(Debug, Clone)]
+struct Seats {
+    connections: Arc<Semaphore>,
+    connections_max: u32,
+    /// Requests of HTTP/2 under way, of all connections together.
+    streams: Arc<Semaphore>,
+    /// Connections that are told there is no seat.
+    turned_away: Arc<Semaphore>,
+}
+
+impl Seats {
+    fn new(connections_max: u64) -> Self {
+        let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
+        let seats = || Arc::new(Semaphore::new(connections_max as usize));
+        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
+        Self { connections: seats(), connections_max, streams: seats(), turned_away }
+    }
+}
+
 impl Reception {
-    pub(super) fn new(limits: Arc<Limits>, stopping: watch::Receiver<bool>) -> Self {
-        let seats = Arc::new(Semaphore::new(usize::try_from(limits.connections).unwrap_or(usize::MAX >> 3)));
-        Self { limits, seats, stopping }
+    pub(super) fn new(limits: Arc<Limits>, tls: Option<Tls>, stopping: watch::Receiver<bool>) -> Self {
+        let seats = Seats::new(limits.connections);
+        Self { limits, tls, seats, stopping }
+    }
+
+    /// The same with seats of its own, for the operators' listeners: a full house must not lock them out.
+    pub(super) fn for_operators(&self) -> Self {
+        Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX)), ..self.clone() }
     }
 
     /// Serves `routes` on `bound` until it is time to stop, and then until what is under way is done.
-    pub(super) async fn serve(mut self, bound: Bound, routes: Router) {
-        let graceful = GracefulShutdown::new();
+    pub(super) async fn serve(self, bound: Bound, routes: Router) {
         let mut stopping = self.stopping.clone();
+        let wire = Arc::new(Wire {
+            routes,
+            limits: self.limits.clone(),
+            stopping: self.stopping.clone(),
+            streams: self.seats.streams.clone(),
+        });
+        let mut is_short = false;
         loop {
-            tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = stop(&mut stopping) => break,
-                accepted = bound.accept() => match accepted {
-                    Ok(Stream::Tcp(stream, peer)) => self.welcome(stream, peer, &routes, &graceful),
-                    Ok(Stream::Unix(stream)) => self.welcome(stream, Peer::Unix, &routes, &graceful),
-                    Err(error) => self.pause(&error).await,
+                accepted = bound.accept() => accepted,
+            };
+            match accepted {
+                Ok(stream) => {
+                    is_short = false;
+                    self.welcome(stream, &wire);
+                }
+                Err(error) => {
+                    // Most often the process is out of file descriptors until a connection ends. Said once.
+                    if !std::mem::replace(&mut is_short, true) {
+                        tracing::warn!(%error, "cannot accept connections, trying again until it is possible");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         let address = bound.address();
         drop_listener(bound);
-        if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+        // Whoever gets every seat knows that nobody sits any more.
+        let everybody = self.seats.connections.acquire_many(self.seats.connections_max);
+        if tokio::time::timeout(GRACE, everybody).await.is_err() {
             tracing::warn!(address, "connections were still busy after {GRACE:?} and are cut off");
         }
     }
 
-    fn welcome<S>(&self, stream: S, peer: Peer, routes: &Router, graceful: &GracefulShutdown)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let Ok(seat) = self.seats.clone().try_acquire_owned() else {
-            tokio::spawn(turn_away(stream));
-            return;
-        };
-        let header_bytes = usize::try_from(self.limits.header).unwrap_or(usize::MAX);
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_read_timeout(Some(self.limits.idle_timeout));
-        stream.set_write_timeout(Some(self.limits.write_timeout));
-        let routes = TowerToHyperService::new(routes.clone());
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer);
-            let answering = routes.call(request);
-            async { Ok::<_, Infallible>(without_length_of_nothing(answering.await?)) }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
-            .max_header_size(header_bytes)
-            .max_buf_size(header_bytes.max(HEADER_BYTES_MIN))
-            .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let connection = graceful.watch(connection);
+    fn welcome(&self, stream: Accepted, wire: &Arc<Wire>) {
+        let seat = self.seats.connections.clone().try_acquire_owned().ok();
+        let Some(seat) = seat else { return self.turn_away(stream) };
+        let (wire, tls) = (wire.clone(), self.tls.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a connection ended early");
+            match (stream, tls) {
+                (Accepted::Unix(stream), _) => wire.serve(stream, Peer::Unix).await,
+                (Accepted::Tcp(stream, peer), None) => wire.serve(stream, peer).await,
+                (Accepted::Tcp(stream, peer), Some(tls)) => {
+                    if let Some(stream) = secured(stream, &tls, wire.limits.header_timeout).await {
+                        wire.serve(stream, peer).await;
+                    }
+                }
             }
             drop(seat);
         });
     }
 
-    /// After a failed accept: most often the process is out of file descriptors until a connection ends.
-    async fn pause(&mut self, error: &io::Error) {
-        tracing::warn!(%error, "cannot accept a connection, trying again shortly");
-        tokio::time::sleep(ACCEPT_PAUSE).await;
+    /// Tells somebody that every seat is taken; of very many at once some are only closed.
+    fn turn_away(&self, stream: Accepted) {
+        let Ok(telling) = self.seats.turned_away.clone().try_acquire_owned() else { return };
+        let is_plain = self.tls.is_none();
+        tokio::spawn(async move {
+            match stream {
+                Accepted::Unix(stream) => Wire::turn_away(stream).await,
+                Accepted::Tcp(stream, _) if is_plain => Wire::turn_away(stream).await,
+                // Nothing can be said before the handshake, which is what there is no room for.
+                Accepted::Tcp(..) => {}
+            }
+            drop(telling);
+        });
+    }
+}
+
+/// The connection after its handshake; boxed, because its buffers are not to be carried by those that have none.
+async fn secured(stream: TcpStream, tls: &Tls, patience: Duration) -> Option<Box<TlsStream<TcpStream>>> {
+    let shaking_hands = async {
+        let mut first = [0];
+        if stream.peek(&mut first).await? > 0 && first != [TLS_HANDSHAKE] {
+            Wire::say_https(stream).await;
+            return Err(io::Error::other("the client spoke something else than TLS"));
+        }
+        tls.acceptor().accept(stream).await
+    };
+    match tokio::time::timeout(patience, shaking_hands).await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a handshake failed");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Takes as many file descriptors as the system lets this process have: the usual soft limit is a tenth of the
+/// connections that are served by default.
+pub(super) fn take_descriptors(limits: &Limits) {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let before = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: before.maximum, ..before }) {
+        tracing::debug!(%error, "the limit of file descriptors stays as it is");
+    }
+    let now = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if now < limits.connections + DESCRIPTORS_BESIDE {
+        tracing::warn!(
+            descriptors = now,
+            connections = limits.connections,
+            "fewer file descriptors than connections: those over it wait; raise the limit or lower limits.connections"
+        );
     }
 }
 
@@ -157,20 +225,20 @@ async fn stop(stopping: &mut watch::Receiver<bool>) {
     }
 }
 
-enum Stream {
-    Tcp(tokio::net::TcpStream, Peer),
+enum Accepted {
+    Tcp(TcpStream, Peer),
     Unix(tokio::net::UnixStream),
 }
 
 impl Bound {
-    async fn accept(&self) -> io::Result<Stream> {
+    async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Stream::Tcp(stream, Peer::of(address)))
+                Ok(Accepted::Tcp(stream, Peer::of(address)))
             }
-            Self::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),
         }
     }
 }
@@ -184,30 +252,20 @@ fn drop_listener(bound: Bound) {
     }
 }
 
-/// Says that every seat is taken.
-async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S) {
-    let body = r#"{"type":"about:blank","title":"Service Unavailable","status":503,"detail":"too many connections","code":"BUSY"}"#;
-    let length = body.len();
-    let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: {RETRY_AFTER_SECS}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
-    );
-    let say = async {
-        stream.write_all(answer.as_bytes()).await?;
-        stream.shutdown().await
-    };
-    if !matches!(tokio::time::timeout(TURN_AWAY, say).await, Ok(Ok(()))) {
-        tracing::debug!("a connection that was turned away did not wait for the answer");
-    }
-}
-
 /// How long requests under way may take once a stop was asked for.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// How long to wait after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How long a connection that is turned away may take to hear it.
-const TURN_AWAY: Duration = Duration::from_secs(1);
+/// Connections that are told at the same time that there is no seat.
+const TURNED_AWAY_MAX: usize = 256;
 
-/// hyper's own lower bound of its read buffer.
-const HEADER_BYTES_MIN: usize = 8192;
+/// Connections on the operators' own listeners.
+const OPERATORS_MAX: u64 = 128;
+
+/// File descriptors for everything that is no connection.
+const DESCRIPTORS_BESIDE: u64 = 64;
+
+/// The first byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;

@@ -8,6 +8,8 @@ mod http;
 mod listen;
 mod log;
 mod peer;
+mod tls;
+mod wire;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -25,9 +27,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
 pub use cli::main;
-use config::Settings;
+use config::{ListenAddress, Settings};
 use http::{AdminToken, Site};
 use listen::{Bound, Reception};
+use tls::Tls;
 
 /// Serves until a signal ends it.
 fn serve(settings: &Settings) -> Result<()> {
@@ -48,6 +51,7 @@ async fn run(settings: &Settings) -> Result<()> {
     // A file-size limit is to be an error of the write, not the end of the process: a handler replaces the default.
     let _file_size = signal(SignalKind::from_raw(SIGXFSZ))
         .map_err(|error| Error::new(ErrorKind::Busy, "signals cannot be awaited").because(error))?;
+    let tls = Tls::open(&settings.tls)?;
     let directory = DataDir::open(&settings.data_dir)?;
     let (token, token_from) = admin_token(settings, &directory)?;
     let clock = Clock::system();
@@ -67,9 +71,10 @@ async fn run(settings: &Settings) -> Result<()> {
         content_changes: Arc::default(),
     };
 
+    listen::take_descriptors(&limits);
     let (stop, stopping) = watch::channel(false);
-    let reception = Reception::new(limits, stopping);
-    let doors = Doors::open(settings).await?;
+    let reception = Reception::new(limits, tls, stopping);
+    let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;
     let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
@@ -132,23 +137,34 @@ struct Doors {
     public: Vec<Bound>,
     /// Empty when the admin routes are on the public listeners.
     admin: Vec<Bound>,
+    /// For the command line on this machine, which has no certificate to trust; only beside HTTPS.
+    local: Option<Bound>,
 }
 
 impl Doors {
-    async fn open(settings: &Settings) -> Result<Self> {
-        let mut doors = Self { public: Vec::new(), admin: Vec::new() };
+    async fn open(settings: &Settings, directory: &DataDir) -> Result<Self> {
+        let mut doors = Self { public: Vec::new(), admin: Vec::new(), local: None };
         for address in &settings.listen {
             doors.public.push(Bound::bind(address).await?);
         }
         for address in &settings.admin_listen {
             doors.admin.push(Bound::bind(address).await?);
         }
+        if settings.tls.cert.is_some() {
+            let socket = directory.path().join("hifz.sock");
+            doors.local = Some(Bound::bind(&ListenAddress::Unix(socket)).await?);
+        }
         Ok(doors)
     }
 
     /// Where the command line finds the admin routes.
     fn admin_address(&self) -> String {
-        self.admin.first().or(self.public.first()).map(Bound::address).unwrap_or_default()
+        self.local
+            .as_ref()
+            .or(self.admin.first())
+            .or(self.public.first())
+            .map(Bound::address)
+            .unwrap_or_default()
     }
 
     fn serve(self, site: &Site, reception: &Reception) -> JoinSet<()> {
@@ -158,7 +174,10 @@ impl Doors {
             serving.spawn(reception.clone().serve(bound, routes.clone()));
         }
         for bound in self.admin {
-            serving.spawn(reception.clone().serve(bound, http::admin(site)));
+            serving.spawn(reception.for_operators().serve(bound, http::admin(site)));
+        }
+        if let Some(bound) = self.local {
+            serving.spawn(reception.for_operators().serve(bound, http::everything(site)));
         }
         serving
     }

@@ -13,3 +13,4 @@ mod readme;
 mod restart;
 mod routes;
 mod verbs;
+mod wire;

@@ -105,8 +105,8 @@ section! {
 section! {
     /// HTTPS.
     Tls, "tls.", "HTTPS" {
-        cert: Option<PathBuf> = "none", Kind::Path, Refused, reload; "Certificate chain (PEM)"
-        key: Option<PathBuf> = "none", Kind::Path, Refused, reload; "Private key (PEM)"
+        cert: Option<PathBuf> = "none", Kind::Path, Now, reload; "Certificate chain (PEM)"
+        key: Option<PathBuf> = "none", Kind::Path, Now, reload; "Private key (PEM)"
     }
 }
 

@@ -31,7 +31,7 @@ use crate::server::config::Limits;
 
 pub(super) use auth::AdminToken;
 use problem::Problem;
-pub(super) use problem::RETRY_AFTER_SECS;
+pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 
 /// What the routes answer from; cheap to clone.
 #[derive(Debug, Clone)]
@@ -159,6 +159,16 @@ async fn finish_answer(request: Request, next: Next) -> Response<Body> {
     response
 }
 
+/// The answer to a request that finds no seat.
+pub(super) fn busy(detail: &'static str) -> Response<Body> {
+    let id = request_id(None);
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", detail)
+        .with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
+    let mut response = problem.render(id.to_str().unwrap_or_default());
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
 /// Takes back the length that the router adds to an answer without a body: it would be taken for that of the document.
 pub(super) fn without_length_of_nothing<B>(mut response: Response<B>) -> Response<B> {
     if matches!(response.status(), StatusCode::NOT_MODIFIED | StatusCode::NO_CONTENT) {
@@ -176,7 +186,7 @@ fn is_foreign_error(response: &Response<Body>) -> bool {
 }
 
 /// The client's own id where it is one, else a new one.
-fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
+pub(super) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
     let is_id = |value: &&HeaderValue| {
         let bytes = value.as_bytes();
         (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())

@@ -47,16 +47,7 @@ impl Problem {
 
     /// As the response to the request with this id.
     pub(super) fn render(self, request_id: &str) -> Response<Body> {
-        let document = Document {
-            r#type: "about:blank",
-            title: self.0.status.canonical_reason().unwrap_or("Error"),
-            status: self.0.status.as_u16(),
-            detail: &self.0.detail,
-            code: self.0.code,
-            place: self.0.place.as_deref(),
-            request_id,
-        };
-        let body = serde_json::to_vec(&document).unwrap_or_default();
+        let body = document(self.0.status, self.0.code, &self.0.detail, self.0.place.as_deref(), request_id);
         let length = body.len();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.0.status;
@@ -78,6 +69,23 @@ impl IntoResponse for Problem {
         response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The document of a problem that arises below the router.
+pub(in crate::server) fn problem_document(
+    status: StatusCode,
+    code: &str,
+    detail: &str,
+    request_id: &str,
+) -> Vec<u8> {
+    document(status, code, detail, None, request_id)
+}
+
+fn document(status: StatusCode, code: &str, detail: &str, place: Option<&str>, request_id: &str) -> Vec<u8> {
+    let title = status.canonical_reason().unwrap_or("Error");
+    let status = status.as_u16();
+    let document = Document { r#type: "about:blank", title, status, detail, code, place, request_id };
+    serde_json::to_vec(&document).unwrap_or_default()
 }
 
 #[derive(Serialize)]
