@@ -167,6 +167,7 @@ fn monotonic_coarse_ms() -> u64 {
 }
 
 /// The wall clock in whole seconds since the Unix epoch, as a `Date` header tells it; never for deadlines.
+#[cfg(feature = "server")]
 pub(crate) fn wall_secs() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
     u64::try_from(time.tv_sec).unwrap_or(0)
