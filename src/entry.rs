@@ -170,6 +170,11 @@ impl Entry {
         self.0.same(&other.0)
     }
 
+    /// Where it stands in memory, as a number; for whoever cares how that memory is kept.
+    pub(crate) fn address(&self) -> usize {
+        self.0.address()
+    }
+
     /// The number its memory tier gave its namespace, 0 for none.
     pub(crate) fn namespace_number(&self) -> u16 {
         self.0.meta().namespace.load(Ordering::Relaxed)

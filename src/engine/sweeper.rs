@@ -102,6 +102,8 @@ fn run(state: &Weak<State>, signal: &Signal) {
             state.memory.charge_beside(disk.memory_bytes());
         }
         state.memory.look_at_resident();
+        // The rest at the next tick: gathering must not hold up the sweep.
+        state.memory.gather();
         let raised = state.generations.latest();
         if raised != floor_swept {
             remove_dead(&state, raised);

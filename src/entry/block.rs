@@ -99,6 +99,10 @@ impl Block {
         size_of::<Header>() + self.header().len as usize
     }
 
+    pub(super) fn address(&self) -> usize {
+        self.0.addr().get()
+    }
+
     pub(super) fn same(&self, other: &Self) -> bool {
         self.0 == other.0
     }

@@ -5,8 +5,8 @@
 //!   never takes the place of a newer one;
 //! - after an insertion the charged bytes are within the limit (a large tier may pass it by its last settlement, a
 //!   thousandth, which is kept back from the limit beforehand);
-//! - up to 16 384 entries the order of eviction is exactly that of last use over the whole tier; beyond, touches by
-//!   different threads that lie less than 256 touches apart may count in either order;
+//! - up to 16 384 entries the order of eviction is exactly that of last use over the whole tier; beyond, touches that
+//!   lie less than 256 touches apart may count in either order;
 //! - what is over is found and taken out in bounded steps, without a full scan.
 //!
 //! An entry belongs to one tier at a time. It does not know sources, disks, generations or policies of freshness: it
@@ -18,6 +18,7 @@ mod events;
 mod eviction;
 mod expiry;
 mod generations;
+mod huge;
 #[cfg(test)]
 mod model;
 mod namespaces;
@@ -81,6 +82,12 @@ impl Memory {
     /// Looks at the resident size now, as insertions do from time to time; for a tick while nobody inserts.
     pub fn look_at_resident(&self) {
         self.0.look_at_resident();
+    }
+
+    /// Gathers entries into huge pages where they stand close, so that look-ups in a large tier cost less: one bounded
+    /// step of a few milliseconds, for a thread that nobody waits for. Says whether more is to do soon.
+    pub fn gather(&self) -> bool {
+        self.0.gather()
     }
 
     /// Gives up this much of the limit, from now on, to memory that the process holds beside the entries.

@@ -1,5 +1,6 @@
-//! Asks the allocator to return to the system what it holds free. The one call that needs it.
-#![expect(unsafe_code, reason = "malloc_trim is a C function; no crate wraps it safely")]
+//! Asks the system how memory is kept: what the allocator holds free to be returned, what is dense to be gathered into
+//! huge pages. The two calls that need C; neither changes the contents of any memory.
+#![expect(unsafe_code, reason = "malloc_trim and madvise are C functions; no crate wraps these uses safely")]
 
 /// Returns free memory to the system where the allocator is glibc's; elsewhere the allocator's own habits must do.
 pub(super) fn free_memory() {
@@ -13,4 +14,24 @@ pub(super) fn free_memory() {
         let returned = unsafe { malloc_trim(0) };
         tracing::trace!(returned, "asked the allocator to return what is free");
     }
+}
+
+/// Asks for a range of whole huge pages to be gathered into such, its contents unchanged; says whether it was.
+#[cfg(target_os = "linux")]
+pub(super) fn gather_pages(address: usize, bytes: usize) -> bool {
+    /// Linux 6.1 and later.
+    const MADV_COLLAPSE: std::ffi::c_int = 25;
+    unsafe extern "C" {
+        /// `int madvise(void *addr, size_t length, int advice)`, a system call.
+        fn madvise(address: usize, bytes: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
+    }
+    // SAFETY: with this advice the kernel may move pages under their addresses, which no program can observe but
+    // by time; contents, mappings and protections stay. An address range that is not mapped is refused.
+    unsafe { madvise(address, bytes, MADV_COLLAPSE) == 0 }
+}
+
+/// Elsewhere the system's own habits must do.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn gather_pages(_: usize, _: usize) -> bool {
+    false
 }

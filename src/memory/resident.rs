@@ -46,6 +46,16 @@ impl Resident {
         sum > i64::try_from(limit / STEPS_PER_LIMIT).unwrap_or(i64::MAX).clamp(STEP_MIN, STEP_MAX)
     }
 
+    /// Whether so much more may become resident, with as much to spare as makes free memory not worth returning.
+    pub(super) fn has_room_for(&self, bytes: u64, limit: u64) -> bool {
+        let base = self.base.load(Ordering::Relaxed);
+        if base == 0 {
+            return true;
+        }
+        let room = room(base, limit) - limit / HEADROOM_PART;
+        resident_now().is_some_and(|resident| resident + bytes < room)
+    }
+
     /// One step, unless another thread is taking it: how much of the limit to withhold from now on.
     pub(super) fn look(&self, limit: u64, before: u64) -> Option<u64> {
         let base = self.base.load(Ordering::Relaxed);
@@ -54,7 +64,7 @@ impl Resident {
         }
         let mut last = self.step.try_lock()?;
         self.inserted.store(0, Ordering::Relaxed);
-        let room = base + limit + (limit / ROOM_PART).max(ROOM_MIN);
+        let room = room(base, limit);
         let mut resident = last.resident()?;
         // Returning memory pays only when enough may have become free since the last time.
         let is_worth = resident > last.after_release.saturating_add(limit / RELEASE_PART);
@@ -69,6 +79,11 @@ impl Resident {
         let withhold = if excess > 0 { before + excess } else { before - (before / 8).min(spare / 2) };
         Some(withhold.min(limit / 2))
     }
+}
+
+/// The most the process may hold.
+fn room(base: u64, limit: u64) -> u64 {
+    base + limit + (limit / ROOM_PART).max(ROOM_MIN)
 }
 
 impl Last {

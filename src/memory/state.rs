@@ -14,6 +14,7 @@ use super::budget::{Budget, Limits};
 use super::events::{Cause, Events};
 use super::eviction::Evictor;
 use super::expiry::Hand;
+use super::huge::Gathered;
 use super::namespaces::{Namespace, Namespaces};
 use super::resident::Resident;
 use super::shard::{Inner, Shard, Tally};
@@ -36,6 +37,8 @@ pub(super) struct State {
     pub(super) hand: Mutex<Hand>,
     pub(super) events: Events,
     pub(super) resident: Resident,
+    /// Held by whoever gathers pages.
+    pub(super) gathered: Mutex<Gathered>,
     /// Where coarse deadlines begin to count.
     started_at: Timestamp,
 }
@@ -67,6 +70,7 @@ impl State {
             hand: Mutex::default(),
             events: Events::new(),
             resident: Resident::default(),
+            gathered: Mutex::default(),
             started_at: clock.now(),
         }
     }
@@ -77,7 +81,8 @@ impl State {
         let (shard, hash) = self.locate(key);
         let inner = shard.0.read();
         let (_, slot) = inner.table.find(hash, key)?;
-        slot.set_stamp(inner.stamp_near(ticks::next(self.budget.is_strict())));
+        let is_strict = self.budget.is_strict();
+        slot.touch(inner.stamp_near(ticks::next(is_strict)), ticks::least_apart(is_strict));
         slot.entry().cloned()
     }
 

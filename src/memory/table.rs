@@ -72,9 +72,11 @@ impl Slot {
         self.stamp.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_stamp(&self, stamp: u32) {
-        // Not written when it is the same: readers of one hot entry then share its line.
-        if self.stamp.load(Ordering::Relaxed) != stamp {
+    /// Notes a touch, unless the last one noted is less than `least` ticks ago: readers of one hot entry then share
+    /// its line.
+    #[inline]
+    pub(super) fn touch(&self, stamp: u32, least: u32) {
+        if stamp.saturating_sub(self.stamp.load(Ordering::Relaxed)) >= least {
             self.stamp.store(stamp, Ordering::Relaxed);
         }
     }

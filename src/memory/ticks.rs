@@ -2,7 +2,8 @@
 //!
 //! Strict, each touch takes the next tick from one shared counter, and the order is exact. Loose, a thread takes a
 //! block of ticks at once and hands them out by itself: its own touches stay in exact order, those of two threads may
-//! be swapped when they are fewer than [`SKEW_MAX`] touches apart, and a hit writes no line another core reads.
+//! be swapped when they are fewer than [`SKEW_MAX`] touches apart, and a hit writes no line another core reads. An entry
+//! touched again within [`NOTED_APART`] ticks keeps its stamp, so that the slot of a hot entry is not written all the time.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,12 @@ pub(super) fn next(is_strict: bool) -> u64 {
 /// The present tick, without taking it.
 pub(super) fn now() -> u64 {
     TICKS.0.load(Ordering::Relaxed)
+}
+
+/// How far apart two touches of one entry are both worth noting.
+#[inline]
+pub(super) fn least_apart(is_strict: bool) -> u32 {
+    if is_strict { 1 } else { NOTED_APART }
 }
 
 #[inline]
@@ -34,7 +41,10 @@ fn next_of_block() -> u64 {
 const BLOCK_TICKS: u64 = 64;
 
 /// How far a thread's block may fall behind the shared count.
-const SKEW_MAX: u64 = 256;
+const SKEW_MAX: u64 = 192;
+
+/// Loose, a touch so soon after another of the same entry moves it by less than the skew anyway.
+const NOTED_APART: u32 = 64;
 
 /// On a line of its own: one count for the process, because stamps of several tiers need no common meaning.
 #[repr(align(128))]

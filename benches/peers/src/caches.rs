@@ -25,6 +25,8 @@ pub trait Cache: Send + Sync {
     fn get(&self, key: KeyRef<'_>) -> Option<u8>;
     fn insert(&self, key: KeyRef<'_>, value: &[u8]);
     fn len(&self) -> usize;
+    /// What the cache does in the background by itself, now: for what has threads or upkeep.
+    fn upkeep(&self) {}
 }
 
 pub const NAMES: [&str; 5] = ["hifz", "quick_cache", "moka", "foyer", "lru+mutex"];
@@ -84,6 +86,11 @@ impl Cache for Hifz {
 
     fn len(&self) -> usize {
         self.memory.usage().all.entries as usize
+    }
+
+    // The engine's sweeper does so at each of its ticks.
+    fn upkeep(&self) {
+        while self.memory.gather() {}
     }
 }
 
@@ -152,6 +159,10 @@ impl Cache for Moka {
     fn len(&self) -> usize {
         self.0.run_pending_tasks();
         self.0.entry_count() as usize
+    }
+
+    fn upkeep(&self) {
+        self.0.run_pending_tasks();
     }
 }
 

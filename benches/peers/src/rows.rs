@@ -131,6 +131,7 @@ impl Row {
                 }
             }
         }
+        cache.upkeep();
         cache
     }
 
