@@ -1,15 +1,18 @@
 //! The data directory: file names, the one-process lock, secrets and quarantine.
 //!
 //! Promises: whoever holds a [`DataDir`] is the only process that does (an advisory lock on `hifz.lock`, which the
-//! kernel gives back however the process ends); a refused open has changed nothing in a directory that was there;
+//! kernel gives back however the process ends; [`DataDir::check_held`] notices when the directory was removed or another
+//! put in its place); a refused open has changed nothing in a directory that was there;
 //! every file made here is 0600 and every folder 0700; a secret is either whole or not there; `quarantine/` holds one
 //! generation and never more than it was allowed. It does not know what the files mean.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind as IoKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,8 +23,10 @@ pub struct DataDir(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    /// Held, never read: closing it gives the lock back.
-    _lock: File,
+    /// Held, never read: closing it gives the lock back. Another takes its place when the directory was made anew.
+    lock: Mutex<File>,
+    /// What [`DataDir::write_run`] wrote last.
+    address: Mutex<Option<String>>,
 }
 
 /// Who serves from a data directory, as it wrote down itself.
@@ -42,24 +47,36 @@ impl DataDir {
     pub fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
         make_private_dir(&path)?;
-        let lock_path = path.join(LOCK_FILE);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(FILE_MODE)
-            .open(&lock_path)
-            .map_err(|error| failed("cannot open", &lock_path, error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(locked(&path)),
-            Err(TryLockError::Error(error)) => return Err(failed("cannot lock", &lock_path, error)),
-        }
+        let lock = take_lock(&path)?;
         // Only now: a refused open must not even touch the mode of another process's directory.
         fs::set_permissions(&path, Permissions::from_mode(DIR_MODE))
             .map_err(|error| failed("cannot make private", &path, error))?;
-        Ok(Self(Arc::new(Inner { path, _lock: lock })))
+        Ok(Self(Arc::new(Inner { path, lock: Mutex::new(lock), address: Mutex::default() })))
+    }
+
+    /// Whether the directory is still this process's. Where it was removed and made anew, the new one is locked in its
+    /// place, unless another process was there first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] while the directory is gone, [`ErrorKind::Locked`] when another process holds what
+    /// stands there now: nothing in it may then be touched.
+    pub fn check_held(&self) -> Result<()> {
+        let path = self.path();
+        let mut lock = self.0.lock.lock();
+        let held = lock.metadata().map(|held| (held.dev(), held.ino()));
+        let standing = fs::metadata(path.join(LOCK_FILE)).map(|found| (found.dev(), found.ino()));
+        if held.is_ok() && held.ok() == standing.ok() {
+            return Ok(());
+        }
+        if !path.is_dir() {
+            return Err(Error::new(ErrorKind::DiskFailed, "the data directory is gone")
+                .at(path.display().to_string()));
+        }
+        *lock = take_lock(path)?;
+        drop(lock);
+        tracing::warn!(path = %path.display(), "the data directory was made anew; its lock has been taken again");
+        let address = self.0.address.lock().clone();
+        address.map_or(Ok(()), |address| self.write_run(&address))
     }
 
     /// The directory itself.
@@ -113,6 +130,7 @@ impl DataDir {
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when the file cannot be written.
     pub fn write_run(&self, address: &str) -> Result<()> {
+        *self.0.address.lock() = Some(address.to_owned());
         self.write_whole(RUN_FILE, format!("{}\n{address}\n", std::process::id()).as_bytes())
     }
 
@@ -198,6 +216,24 @@ impl DataDir {
     }
 }
 
+/// Takes the lock of the directory at `path`, which must exist.
+fn take_lock(path: &Path) -> Result<File> {
+    let lock_path = path.join(LOCK_FILE);
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(FILE_MODE)
+        .open(&lock_path)
+        .map_err(|error| failed("cannot open", &lock_path, error))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(locked(path)),
+        Err(TryLockError::Error(error)) => Err(failed("cannot lock", &lock_path, error)),
+    }
+}
+
 fn make_private_dir(path: &Path) -> Result<()> {
     match fs::metadata(path) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
@@ -274,6 +310,26 @@ mod tests {
         assert_eq!(DataDir::read_run(&path), None, "what a dead process left is not trusted");
         DataDir::open(&path).unwrap().clear_run().unwrap();
         assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_directory_that_is_made_anew_is_locked_again_unless_another_was_first() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("data");
+        let dir = DataDir::open(&path).unwrap();
+        dir.write_run("127.0.0.1:8080").unwrap();
+        dir.check_held().unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(dir.check_held().unwrap_err().kind(), ErrorKind::DiskFailed);
+        fs::create_dir(&path).unwrap();
+        dir.check_held().unwrap();
+        assert_eq!(DataDir::open(&path).unwrap_err().kind(), ErrorKind::Locked);
+        assert_eq!(DataDir::read_run(&path).unwrap().address, "127.0.0.1:8080");
+        fs::remove_dir_all(&path).unwrap();
+        let second = DataDir::open(&path).unwrap();
+        assert_eq!(dir.check_held().unwrap_err().kind(), ErrorKind::Locked);
+        drop(second);
+        dir.check_held().unwrap();
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
         let identity = identity(&file.metadata()?);
         let inner = FileBackend::new(file).map_err(redb::Error::from)?;
-        let backend = Backend { inner, limits: limits.clone() };
+        let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let backend = Backend { inner, limits: limits.clone(), file };
         let db = redb::Builder::new()
             .set_cache_size(limits.page_cache_bytes)
             .create_with_backend(backend)
@@ -119,20 +120,77 @@ impl Limits {
     }
 }
 
+/// Something done to a file.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(test), expect(dead_code, reason = "read by tests that record what is written"))]
+pub(crate) enum Act<'a> {
+    Write(u64, &'a [u8]),
+    Append(&'a [u8]),
+    Length(u64),
+    Sync,
+}
+
 /// Burns down by one a write or sync; once burnt every further one fails until it is replaced.
 #[derive(Debug, Clone)]
-pub(crate) struct Fuse(Arc<AtomicU64>);
+pub(crate) struct Fuse(Arc<Burning>);
+
+#[derive(Debug)]
+struct Burning {
+    left: AtomicU64,
+    #[cfg(test)]
+    tape: super::tape::Tape,
+    /// Nothing waits for the disk; for tests that open many files.
+    #[cfg(test)]
+    is_hasty: bool,
+}
 
 impl Fuse {
     /// Never burns.
     pub(crate) fn none() -> Self {
-        Self(Arc::new(AtomicU64::new(u64::MAX)))
+        Self(Arc::new(Burning {
+            left: AtomicU64::new(u64::MAX),
+            #[cfg(test)]
+            tape: super::tape::Tape::default(),
+            #[cfg(test)]
+            is_hasty: false,
+        }))
+    }
+
+    /// Never burns, and never waits for the disk.
+    #[cfg(test)]
+    pub(crate) fn hasty() -> Self {
+        let tape = super::tape::Tape::default();
+        Self(Arc::new(Burning { left: AtomicU64::new(u64::MAX), tape, is_hasty: true }))
+    }
+
+    /// Everything that was written, where it is recorded.
+    #[cfg(test)]
+    pub(crate) fn tape(&self) -> &super::tape::Tape {
+        &self.0.tape
     }
 
     /// Lets `writes` more through; `u64::MAX` lets all.
     #[cfg(test)]
     pub(crate) fn set(&self, writes: u64) {
-        self.0.store(writes, Ordering::SeqCst);
+        self.0.left.store(writes, Ordering::SeqCst);
+    }
+
+    /// Runs `run`, which does `act` to the file of this name; tests that record what is written note it.
+    pub(crate) fn act(
+        &self,
+        file: &str,
+        act: Act<'_>,
+        run: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        #[cfg(test)]
+        if self.0.is_hasty && matches!(act, Act::Sync) {
+            return Ok(());
+        }
+        #[cfg(test)]
+        let run = || self.tape().record(file, &act, run);
+        #[cfg(not(test))]
+        let (_, _) = (file, act);
+        run()
     }
 
     fn burn(&self) -> io::Result<()> {
@@ -140,7 +198,7 @@ impl Fuse {
             u64::MAX => Some(left),
             left => left.checked_sub(1),
         };
-        match self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn) {
+        match self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, burn) {
             Ok(_) => Ok(()),
             Err(_) => Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device")),
         }
@@ -151,6 +209,8 @@ impl Fuse {
 struct Backend {
     inner: FileBackend,
     limits: Limits,
+    /// Its name, for those who record what is written.
+    file: String,
 }
 
 impl StorageBackend for Backend {
@@ -168,17 +228,17 @@ impl StorageBackend for Backend {
             let message = format!("{BOUND_REACHED} {} bytes", self.limits.file_bytes_max);
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
-        self.inner.set_len(len)
+        self.limits.fuse.act(&self.file, Act::Length(len), || self.inner.set_len(len))
     }
 
     fn sync_data(&self) -> Result<(), BackendIoError> {
         self.limits.fuse.burn()?;
-        self.inner.sync_data()
+        self.limits.fuse.act(&self.file, Act::Sync, || self.inner.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
         self.limits.fuse.burn()?;
-        self.inner.write(offset, data)
+        self.limits.fuse.act(&self.file, Act::Write(offset, data), || self.inner.write(offset, data))
     }
 
     fn close(&self) -> Result<(), BackendIoError> {

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::backend::{Act, Fuse};
+
 /// Both files; opened when the first mark is left, and again after a fault.
 #[derive(Debug)]
 pub(crate) struct MarkLog {
@@ -25,19 +27,20 @@ pub(crate) struct MarkLog {
     /// What stands in each, in bytes.
     lens: [u64; 2],
     current: usize,
+    fuse: Fuse,
 }
 
 impl MarkLog {
     /// The logs in `folder`, and every mark in them.
-    pub(crate) fn open(folder: &Path) -> (Self, Vec<(u128, u64)>) {
-        let paths = ["cache-marks-0.log", "cache-marks-1.log"].map(|name| folder.join(name));
-        let mut log = Self { paths, files: [None, None], lens: [0, 0], current: 0 };
+    pub(crate) fn open(folder: &Path, fuse: Fuse) -> (Self, Vec<(u128, u64)>) {
+        let paths = NAMES.map(|name| folder.join(name));
+        let mut log = Self { paths, files: [None, None], lens: [0, 0], current: 0, fuse };
         let mut marks = Vec::new();
         for which in 0..2 {
             let read = File::open(&log.paths[which]).and_then(|file| {
                 log.lens[which] = file.metadata()?.len();
                 let mut bytes = Vec::new();
-                file.take(READ_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes)
+                file.take(FILE_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes)
             });
             match read {
                 Ok(bytes) => marks.extend(bytes.chunks_exact(MARK_BYTES).map_while(parse)),
@@ -56,7 +59,16 @@ impl MarkLog {
         let checksum = xxh3_64(&bytes[..24]);
         bytes[24..].copy_from_slice(&checksum.to_le_bytes());
         let which = self.current;
-        let result = self.file(which).and_then(|mut file| file.write_all(&bytes));
+        if self.lens[which] + MARK_BYTES as u64 > FILE_BYTES_MAX {
+            return Err(io::Error::new(
+                io::ErrorKind::QuotaExceeded,
+                "more overwrites wait for the disk than are kept",
+            ));
+        }
+        let (fuse, name) = (self.fuse.clone(), NAMES[which]);
+        let result = self
+            .file(which)
+            .and_then(|mut file| fuse.act(name, Act::Append(&bytes), || file.write_all(&bytes)));
         match result {
             Ok(()) => self.lens[which] += bytes.len() as u64,
             // What stands there now may be torn, and a mark after it would not be read.
@@ -87,7 +99,8 @@ impl MarkLog {
         if self.lens[which] == 0 {
             return;
         }
-        match self.file(which).and_then(|file| file.set_len(0)) {
+        let (fuse, name) = (self.fuse.clone(), NAMES[which]);
+        match self.file(which).and_then(|file| fuse.act(name, Act::Length(0), || file.set_len(0))) {
             Ok(()) => self.lens[which] = 0,
             Err(error) => {
                 tracing::warn!(%error, "the marks of overwrites stay for now");
@@ -119,10 +132,12 @@ fn parse(bytes: &[u8]) -> Option<(u128, u64)> {
     is_whole.then_some((u128::from_le_bytes(*fingerprint), u64::from_le_bytes(sequence.try_into().ok()?)))
 }
 
+const NAMES: [&str; 2] = ["cache-marks-0.log", "cache-marks-1.log"];
+
 const MARK_BYTES: usize = 32;
 
-/// Two million marks: more than any queue leaves behind.
-const READ_BYTES_MAX: u64 = 64 << 20;
+/// A million marks in a file: when the disk is away for longer, the cache file is given up instead.
+const FILE_BYTES_MAX: u64 = 32 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -131,30 +146,30 @@ mod tests {
     #[test]
     fn marks_come_back_until_the_batch_after_them_is_durable() {
         let temp = tempfile::tempdir().unwrap();
-        let (mut log, marks) = MarkLog::open(temp.path());
+        let (mut log, marks) = MarkLog::open(temp.path(), Fuse::none());
         assert!(marks.is_empty());
         log.leave(1, 10).unwrap();
         log.turn();
         log.leave(2, 20).unwrap();
-        assert_eq!(MarkLog::open(temp.path()).1, [(1, 10), (2, 20)]);
+        assert_eq!(MarkLog::open(temp.path(), Fuse::none()).1, [(1, 10), (2, 20)]);
         log.settle();
-        assert_eq!(MarkLog::open(temp.path()).1, [(2, 20)]);
+        assert_eq!(MarkLog::open(temp.path(), Fuse::none()).1, [(2, 20)]);
         log.turn();
         log.settle();
-        assert_eq!(MarkLog::open(temp.path()).1, []);
+        assert_eq!(MarkLog::open(temp.path(), Fuse::none()).1, []);
     }
 
     #[test]
     fn a_torn_mark_is_not_read_and_does_not_hide_the_next() {
         let temp = tempfile::tempdir().unwrap();
-        let (mut log, _) = MarkLog::open(temp.path());
+        let (mut log, _) = MarkLog::open(temp.path(), Fuse::none());
         log.leave(1, 10).unwrap();
         let path = log.paths[log.current].clone();
         let mut file = OpenOptions::new().append(true).open(path).unwrap();
         file.write_all(&[7; 20]).unwrap();
-        let (mut log, marks) = MarkLog::open(temp.path());
+        let (mut log, marks) = MarkLog::open(temp.path(), Fuse::none());
         assert_eq!(marks, [(1, 10)]);
         log.leave(2, 20).unwrap();
-        assert_eq!(MarkLog::open(temp.path()).1, [(1, 10), (2, 20)]);
+        assert_eq!(MarkLog::open(temp.path(), Fuse::none()).1, [(1, 10), (2, 20)]);
     }
 }

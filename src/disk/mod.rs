@@ -124,8 +124,8 @@ impl Disk {
     /// Whether [`Disk::get`] might find `key`; never blocks on the disk, and is never wrong when it says no.
     pub(crate) fn may_contain(&self, key: KeyRef<'_>) -> bool {
         let fingerprint = fingerprint(key);
-        let waiting = self.shared.queue.lock().find(fingerprint).map(|op| matches!(op, Op::Put(_)));
-        waiting.unwrap_or_else(|| self.shared.may_contain(fingerprint))
+        let is_waiting = matches!(self.shared.queue.lock().find(fingerprint), Some(Op::Put(_)));
+        is_waiting || self.shared.may_contain(fingerprint)
     }
 
     /// Sets how long records of a namespace are kept past their deadline, from now on; for stale windows.
@@ -292,6 +292,11 @@ impl Disk {
         self.shared.catalog.read().bytes() + self.shared.queue.lock().bytes()
     }
 
+    /// What the tier has become since the last call, oldest first.
+    pub(crate) fn changes(&self) -> Vec<DiskState> {
+        self.shared.changes()
+    }
+
     /// The tier in numbers.
     pub(crate) fn status(&self) -> DiskStatus {
         let shared = &self.shared;
@@ -342,5 +347,9 @@ impl Drop for Disk {
     }
 }
 
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tape;
 #[cfg(test)]
 mod tests;

@@ -27,7 +27,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse) -> Result<(Disk, Truth)> {
     let limits = Limits { file_bytes_max: options.bytes_max, page_cache_bytes: PAGE_CACHE_BYTES, fuse };
-    let (log, overwrites) = MarkLog::open(dir.path());
+    let (log, overwrites) = MarkLog::open(dir.path(), limits.fuse.clone());
     let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock, log));
     let opened = open_files(&shared);
     let first_sequence = opened.stored.epoch << COUNTER_BITS;
@@ -36,7 +36,7 @@ pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse
     let (ask, asks) = channel();
     let (store, epoch, found) = (opened.stored.store, opened.stored.epoch, opened.meta);
     let writer = Writer::new(Arc::clone(&shared), ask.clone(), store);
-    let scribe = Scribe::new(Arc::clone(&shared), opened.truth, epoch);
+    let scribe = Scribe::new(Arc::clone(&shared), opened.truth, epoch, store);
     let threads = vec![
         spawn("hifz-writer", &shared, move || writer.run(found))?,
         spawn("hifz-truth", &shared, move || scribe.run(&asks))?,

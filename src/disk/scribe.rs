@@ -6,7 +6,8 @@
 //! next batch; they cost nothing but their row.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 use super::backend::Fault;
 use super::state::{Part, Shared};
@@ -32,17 +33,27 @@ pub(crate) struct Scribe {
     /// `None` after a fault, until it could be opened again.
     pub(crate) file: Option<TruthFile>,
     pub(crate) epoch: u64,
+    /// The bulk that belongs to the file.
+    pub(crate) store: u64,
     filled: Vec<(u128, u64)>,
     settled: Option<u64>,
 }
 
 impl Scribe {
-    pub(crate) fn new(shared: Arc<Shared>, file: Option<TruthFile>, epoch: u64) -> Self {
-        Self { shared, file, epoch, filled: Vec::new(), settled: None }
+    pub(crate) fn new(shared: Arc<Shared>, file: Option<TruthFile>, epoch: u64, store: u64) -> Self {
+        Self { shared, file, epoch, store, filled: Vec::new(), settled: None }
     }
 
     pub(crate) fn run(mut self, asks: &Receiver<Ask>) {
-        while let Ok(first) = asks.recv() {
+        loop {
+            let first = match asks.recv_timeout(self.patience()) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.reopen();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let (mut changes, mut waiting) = (Vec::new(), Vec::new());
             let mut stops = false;
             for ask in std::iter::once(first).chain(asks.try_iter().take(GROUP_MAX)) {
@@ -66,6 +77,30 @@ impl Scribe {
         }
     }
 
+    /// How long it waits to be asked: for ever while all is well.
+    fn patience(&self) -> Duration {
+        // A tier without a truth from the open on waits for its new bulk, which brings one.
+        if self.file.is_none() && self.store != 0 { REOPEN_INTERVAL } else { Duration::MAX }
+    }
+
+    /// After a fault: everything acknowledged since is in the file, or its bulk is gone, so it may be used again.
+    fn reopen(&mut self) {
+        if self.file.is_some() || self.store == 0 || self.shared.dir.check_held().is_err() {
+            return;
+        }
+        let path = self.shared.dir.cache_truth_file();
+        if !path.exists() {
+            return;
+        }
+        let opened = TruthFile::open(&path, &self.shared.limits.small());
+        if let Ok((file, stored)) = opened
+            && (stored.epoch, stored.store) == (self.epoch, self.store)
+        {
+            self.file = Some(file);
+            self.shared.set_health(Part::Truth, None);
+        }
+    }
+
     fn record(&mut self, changes: &[Change], waiting: &[Sender<Result<()>>], stops: bool) {
         let is_due =
             !waiting.is_empty() || self.filled.len() >= FILLED_MAX || (stops && self.settled.is_some());
@@ -80,6 +115,7 @@ impl Scribe {
     }
 
     fn try_record(&mut self, changes: &[Change]) -> std::result::Result<(), Fault> {
+        self.reopen();
         let result = match &self.file {
             Some(file) => file.record(changes, &self.filled, self.settled),
             None => Err(Fault::Failed("cache-truth.redb could not be opened again yet".to_owned())),
@@ -150,6 +186,7 @@ impl Scribe {
         };
         let floors = self.shared.marks.read().floors();
         file.replace(&Stored { epoch: self.epoch, store, settled: 0, floors, graves: Vec::new() })?;
+        self.store = store;
         self.file = Some(file);
         Ok(())
     }
@@ -160,6 +197,9 @@ fn answer<T>(reply: &Sender<T>, outcome: T) {
         tracing::debug!("nobody waits for the truth any more");
     }
 }
+
+/// How often a file that failed is tried again.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How many questions share one fsync at most.
 const GROUP_MAX: usize = 1024;

@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     /// How long records are kept past their deadline, in ms by namespace.
     pub(crate) graces: RwLock<HashMap<Box<str>, u64>>,
     health: Mutex<Health>,
+    /// What the tier has become since somebody asked last, oldest first.
+    changes: Mutex<Vec<DiskState>>,
     /// Held while the bulk's name comes or goes.
     life: Mutex<()>,
     /// The bulk must not be believed any more: set with `life` by anyone, taken back with `life` by the writer once
@@ -61,6 +63,15 @@ pub(crate) struct Shared {
 struct Health {
     bulk: Option<String>,
     truth: Option<String>,
+}
+
+impl Health {
+    fn state(&self) -> DiskState {
+        match self.truth.as_ref().or(self.bulk.as_ref()) {
+            Some(reason) => DiskState::Degraded(reason.clone()),
+            None => DiskState::Healthy,
+        }
+    }
 }
 
 /// Which part of the tier a fault is in.
@@ -102,6 +113,7 @@ impl Shared {
             loaded: Condvar::new(),
             graces: RwLock::default(),
             health: Mutex::default(),
+            changes: Mutex::default(),
             life: Mutex::default(),
             is_discarded: AtomicBool::new(false),
             reader_fault: Mutex::default(),
@@ -114,7 +126,8 @@ impl Shared {
     pub(crate) fn discard_bulk(&self) -> Result<()> {
         let life = self.life.lock();
         self.is_discarded.store(true, Ordering::SeqCst);
-        let removed = self.dir.remove_durably(&self.dir.cache_file());
+        // Where another process holds the directory now, the file of that name is not this one's.
+        let removed = self.dir.check_held().and_then(|()| self.dir.remove_durably(&self.dir.cache_file()));
         drop(life);
         self.queue.lock().is_urgent = true;
         self.wake.notify_all();
@@ -206,21 +219,33 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    /// Notes that a part is well (`None`) or why it is not; each change is one line in the log.
+    /// Notes that a part is well (`None`) or why it is not; each change is one line in the log and one for listeners.
     pub(crate) fn set_health(&self, part: Part, reason: Option<&str>) {
         let mut health = self.health.lock();
-        let slot = match part {
-            Part::Bulk => &mut health.bulk,
-            Part::Truth => &mut health.truth,
+        let before = health.state();
+        let (slot, file) = match part {
+            Part::Bulk => (&mut health.bulk, "cache.redb"),
+            Part::Truth => (&mut health.truth, "cache-truth.redb"),
         };
-        let (was, is) = (slot.is_some(), reason.is_some());
-        *slot = reason.map(ToOwned::to_owned);
+        *slot = reason.map(|reason| format!("{file}: {reason}"));
+        let after = health.state();
         drop(health);
-        match (was, reason) {
-            (false, Some(reason)) => tracing::warn!(?part, reason, "the disk tier is degraded: memory only"),
-            (true, None) => tracing::info!(?part, "the disk tier is healthy again"),
-            _ => debug_assert_eq!(was, is),
+        if std::mem::discriminant(&before) == std::mem::discriminant(&after) {
+            return;
         }
+        match &after {
+            DiskState::Degraded(reason) => tracing::warn!(reason, "the disk tier is degraded: memory only"),
+            DiskState::Healthy => tracing::info!("the disk tier is healthy again"),
+        }
+        let mut changes = self.changes.lock();
+        if changes.len() < CHANGES_MAX {
+            changes.push(after);
+        }
+    }
+
+    /// What the tier has become since the last call.
+    pub(crate) fn changes(&self) -> Vec<DiskState> {
+        std::mem::take(&mut *self.changes.lock())
     }
 
     /// A thread of the tier has died: nobody is to wait for it.
@@ -234,11 +259,7 @@ impl Shared {
     }
 
     pub(crate) fn state(&self) -> DiskState {
-        let health = self.health.lock();
-        match health.truth.as_ref().or(health.bulk.as_ref()) {
-            Some(reason) => DiskState::Degraded(reason.clone()),
-            None => DiskState::Healthy,
-        }
+        self.health.lock().state()
     }
 }
 
@@ -247,3 +268,6 @@ impl Shared {
 pub(crate) fn half(fingerprint: u128) -> u64 {
     fingerprint as u64
 }
+
+/// So many changes of state wait for somebody to ask.
+const CHANGES_MAX: usize = 64;

@@ -120,6 +120,7 @@ impl Writer {
         if let Some(fault) = found {
             return Err(fault);
         }
+        self.shared.dir.check_held().map_err(|error| Fault::Failed(error.chain()))?;
         self.ensure_bulk()?;
         let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max) >> self.squeezes;
         let mut waiting: Vec<(u128, &Op)> = ops.iter().map(|(fingerprint, op)| (*fingerprint, op)).collect();

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::error::{Error, ErrorKind, Result};
-
+use crate::disk::DiskState;
 use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Cause, Cursor, Verdict};
 
+use super::events::Event;
 use super::state::State;
 
 /// The handle on the thread `hifz-sweeper`.
@@ -100,6 +101,9 @@ fn run(state: &Weak<State>, signal: &Signal) {
         state.events.deliver(&state.memory);
         if let Some(disk) = &state.disk {
             state.memory.charge_beside(disk.memory_bytes());
+            for change in disk.changes() {
+                state.events.tell(|| told(change));
+            }
         }
         state.memory.look_at_resident();
         // The rest at the next tick: gathering must not hold up the sweep.
@@ -110,6 +114,14 @@ fn run(state: &Weak<State>, signal: &Signal) {
             floor_swept = raised;
         }
     }
+}
+
+fn told(change: DiskState) -> Event {
+    let (state, reason) = match change {
+        DiskState::Healthy => ("ok", String::new()),
+        DiskState::Degraded(reason) => ("degraded", reason),
+    };
+    Event::StateChanged { part: "disk", state, reason }
 }
 
 /// Gives back what is of a dead generation, in steps between which others go on.
