@@ -6,6 +6,12 @@
 //! restarts and the rows beside Redis.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and may fail loudly")]
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "figures for people"
+)]
 
 use std::fs;
 use std::io::{Seek as _, SeekFrom, Write as _};
@@ -65,7 +71,7 @@ fn sustained() {
                     most_queued = cache.disk_status().unwrap().queued_bytes.max(most_queued);
                 }
             }
-            cache.set(key(number).as_key_ref(), &[7; 100]).unwrap();
+            cache.set(key(number).as_key_ref(), [7; 100]).unwrap();
         }
         let wrote = began.elapsed();
         cache.flush().unwrap();
@@ -74,7 +80,7 @@ fn sustained() {
         println!(
             "sustained at {rate}/s: {:.0}/s, flushed {:.2} s later, dropped {}, most queued {:.1} MB, written per payload {amplification:.2}",
             count as f64 / wrote.as_secs_f64(),
-            (began.elapsed() - wrote).as_secs_f64(),
+            began.elapsed().saturating_sub(wrote).as_secs_f64(),
             status.dropped,
             most_queued as f64 / 1e6,
         );
@@ -94,7 +100,7 @@ fn set_on_and_off() {
             let keys: Vec<Key> = (0..BURST).map(|number| key(first * BURST + number)).collect();
             let began = monotonic_now();
             for key in &keys {
-                cache.set(key.as_key_ref(), &[7; 100]).unwrap();
+                cache.set(key.as_key_ref(), [7; 100]).unwrap();
             }
             times[which].push(began.elapsed().as_secs_f64() / BURST as f64 * 1e9);
             cache.flush().unwrap();
@@ -125,7 +131,7 @@ fn deletes() {
     let directory = directory();
     let cache = builder(directory.path()).open().unwrap();
     for number in 0..100_000 {
-        cache.set(key(number).as_key_ref(), &[7; 100]).unwrap();
+        cache.set(key(number).as_key_ref(), [7; 100]).unwrap();
     }
     cache.flush().unwrap();
     let stop = AtomicBool::new(false);
@@ -134,7 +140,7 @@ fn deletes() {
         scope.spawn(|| {
             let mut number = 1_000_000;
             while !stop.load(Ordering::Relaxed) {
-                cache.set(key(number).as_key_ref(), &[7; 100]).unwrap();
+                cache.set(key(number).as_key_ref(), [7; 100]).unwrap();
                 number += 1;
                 // As fast as the disk takes it: the queue is kept full, not overflowing.
                 if number % 10_000 == 0 {
@@ -184,7 +190,7 @@ fn file_size() {
         let bytes = (200.0 * 500_f64.powf(number as f64 / FILE_KEYS as f64)) as usize;
         cache.set(key(number).as_key_ref(), &body[..bytes]).unwrap();
         payload += bytes as u64 + 20;
-        if state >> 33 & 63 == 0 {
+        if (state >> 33).is_multiple_of(64) {
             let status = cache.disk_status().unwrap();
             largest = largest.max(status.file_bytes);
             if status.queued_bytes > 16 << 20 {

@@ -176,6 +176,7 @@ impl Fuse {
     }
 
     /// Runs `run`, which does `act` to the file of this name; tests that record what is written note it.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests record"))]
     pub(crate) fn act(
         &self,
         file: &str,

@@ -132,11 +132,11 @@ fn write_history(author: &mut Author<'_>) {
     }
     author.flush();
     // So much that older groups are given up and written anew.
-    for round in 0..6 {
+    for deleted in KEYS.iter().take(6) {
         for name in KEYS {
             author.put(name);
         }
-        author.delete(KEYS[round]);
+        author.delete(deleted);
         author.flush();
     }
     author.disk.tidy().unwrap();
