@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::clock::{Clock, Timestamp};
 use crate::content::Store;
-use crate::content::keys::SurahNumber;
+use crate::content::keys::{SurahNumber, User, UserHash, UserId, Verse};
 use crate::key::{KeyRef, Namespace, Tag};
 use crate::pattern::Pattern;
 
@@ -41,6 +41,10 @@ pub fn settings(bytes: &[u8]) {
     crate::server::config::drive(bytes);
 }
 
+pub fn jwt(bytes: &[u8]) {
+    crate::server::jwt::drive(bytes);
+}
+
 pub fn import(bytes: &[u8]) {
     let mut archive = bytes;
     if store().import_archive(&mut archive, &mut |_| ()).is_ok() {
@@ -60,6 +64,11 @@ pub fn document(bytes: &[u8]) {
     }
     drop(store.put_translation("en", bytes));
     drop(store.put_reciter("a", bytes));
+    if let (Ok(id), Ok(verse)) = (UserId::parse("fuzz"), Verse::parse("2:255")) {
+        let user = User { id, hash: UserHash(7) };
+        drop(store.bookmarks().put_all(&user, bytes, None));
+        drop(store.bookmarks().put(&user, verse, bytes, None));
+    }
 }
 
 /// One store for the whole run, in a file of this process.

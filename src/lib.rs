@@ -25,11 +25,11 @@
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
 //! | [`disk`] | entries and invalidations in two redb files; only ever a copy | memory, sources |
 //! | [`engine`] | [`Cache`]: read path, single flight, invalidation, sweeping, warm restart, figures | HTTP, the Quran, redb |
-//! | `content` (feature) | the system of record: text, reciters, translations, outbox, import, export | HTTP, engine, disk |
+//! | `content` (feature) | the system of record: text, reciters, translations, bookmarks, outbox, import, export | HTTP, engine, disk |
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
 //! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
-//! absent today: compression, bookmarks, metrics, the dashboard, an HTTP origin as a source.
+//! absent today: compression, metrics, the dashboard, an HTTP origin as a source.
 
 pub mod clock;
 mod codec;

@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::error::{Error, ErrorKind, Result};
 
+use super::bookmarks::BOOKMARKS_BYTES_MAX;
 use super::model::DOCUMENT_BYTES_MAX;
 
 /// One file of what is imported.
@@ -26,6 +27,8 @@ pub(super) struct ImportFile<'f> {
     pub(super) path: &'f str,
     /// What it contains.
     pub(super) content: &'f mut dyn Read,
+    /// How many bytes may still come out of the archive; whoever knows what it is may raise it.
+    pub(super) allowance: &'f Cell<u64>,
 }
 
 /// How far an import has come.
@@ -46,7 +49,7 @@ pub(super) fn walk_archive(
     progress: &mut dyn FnMut(&Progress),
     visit: &mut dyn FnMut(ImportFile<'_>) -> Result<()>,
 ) -> Result<()> {
-    let bytes_read = Cell::new(0);
+    let (bytes_read, allowance) = (Cell::new(0), Cell::new(INFLATED_BYTES_MAX));
     let mut input =
         BufReader::with_capacity(BUFFER_BYTES, Counting { inner: archive, bytes_read: &bytes_read });
     if !input.fill_buf().map_err(|error| unreadable(&error))?.starts_with(&GZIP_MAGIC) {
@@ -54,21 +57,24 @@ pub(super) fn walk_archive(
             "is not a gzip archive; expected the tarball of the npm package quran-json or a hifz export",
         ));
     }
-    let inflated = Bounded { inner: GzDecoder::new(input), left: INFLATED_BYTES_MAX };
+    let inflated = Bounded { inner: GzDecoder::new(input), left: &allowance };
     let mut archive = Archive::new(inflated);
     let mut walk = Walk { seen: HashSet::new(), extended_path: None };
     let entries = archive.entries().map_err(|error| unreadable(&error))?.raw(true);
     let mut last = "the beginning".to_owned();
     for entry in entries {
         let mut entry = entry.map_err(|error| unreadable(&error).at(format!("after {last}")))?;
-        let Some(path) = walk.file(&mut entry)? else { continue };
+        let most =
+            if allowance.get() > INFLATED_BYTES_MAX { BOOKMARKS_BYTES_MAX } else { DOCUMENT_BYTES_MAX };
+        let Some(path) = walk.file(&mut entry, most as u64)? else { continue };
         progress(&Progress {
             bytes_read: bytes_read.get(),
             files: walk.seen.len() as u64,
             file: path.clone(),
         });
         last.clone_from(&path);
-        visit(ImportFile { path: &path, content: &mut entry }).map_err(|error| named(&path, error))?;
+        visit(ImportFile { path: &path, content: &mut entry, allowance: &allowance })
+            .map_err(|error| named(&path, error))?;
     }
     finish(archive.into_inner())
 }
@@ -83,12 +89,14 @@ pub(super) fn walk_folder(
     let mut paths = Vec::new();
     list_folder(folder, "", DEPTH_MAX, &mut paths)?;
     paths.sort_by(|a, b| (a != first, a).cmp(&(b != first, b)));
-    let bytes_read = Cell::new(0);
+    // What is unpacked already cannot inflate any more.
+    let (bytes_read, allowance) = (Cell::new(0), Cell::new(u64::MAX));
     for (files, path) in (1..).zip(&paths) {
         progress(&Progress { bytes_read: bytes_read.get(), files, file: path.clone() });
         let file = File::open(folder.join(path)).map_err(|error| named(path, unreadable(&error)))?;
         let mut content = Counting { inner: file, bytes_read: &bytes_read };
-        visit(ImportFile { path, content: &mut content }).map_err(|error| named(path, error))?;
+        visit(ImportFile { path, content: &mut content, allowance: &allowance })
+            .map_err(|error| named(path, error))?;
     }
     Ok(())
 }
@@ -118,7 +126,7 @@ struct Walk {
 
 impl Walk {
     /// The path of the file that `entry` is, below the package's root; `None` for what is not a file.
-    fn file<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<Option<String>> {
+    fn file<R: Read>(&mut self, entry: &mut Entry<'_, R>, bytes_max: u64) -> Result<Option<String>> {
         let kind = entry.header().entry_type();
         if matches!(kind, EntryType::GNULongName | EntryType::XHeader | EntryType::XGlobalHeader) {
             let header = read_all(entry, EXTENDED_HEADER_BYTES_MAX)?;
@@ -146,10 +154,10 @@ impl Walk {
         if self.seen.len() > FILES_MAX {
             return Err(too_large(format!("has more than {FILES_MAX} files")));
         }
-        if entry.size() > FILE_BYTES_MAX {
+        if entry.size() > bytes_max {
             return Err(named(
                 &path,
-                too_large(format!("has {} bytes, the most is {FILE_BYTES_MAX}", entry.size())),
+                too_large(format!("has {} bytes, the most is {bytes_max}", entry.size())),
             ));
         }
         Ok(Some(below.to_owned()))
@@ -157,7 +165,7 @@ impl Walk {
 }
 
 /// Reads what follows the tarball, so that the checksum of the whole is compared and nothing hides behind it.
-fn finish<R: BufRead>(mut inflated: Bounded<GzDecoder<R>>) -> Result<()> {
+fn finish<R: BufRead>(mut inflated: Bounded<'_, GzDecoder<R>>) -> Result<()> {
     io::copy(&mut inflated, &mut io::sink()).map_err(|error| unreadable(&error))?;
     let mut input = inflated.inner.into_inner();
     if !input.fill_buf().map_err(|error| unreadable(&error))?.is_empty() {
@@ -245,7 +253,9 @@ pub(super) fn named(path: &str, error: Error) -> Error {
 
 fn unreadable(error: &io::Error) -> Error {
     if error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<TooMuch>) {
-        return too_large(format!("has more than {INFLATED_BYTES_MAX} bytes once inflated"));
+        return too_large(format!(
+            "has more than {INFLATED_BYTES_MAX} bytes once inflated, or than its kind may have"
+        ));
     }
     let why = match error.kind() {
         io::ErrorKind::UnexpectedEof => "ends in the middle: it is truncated".to_owned(),
@@ -273,15 +283,15 @@ impl<R: Read> Read for Counting<'_, R> {
 }
 
 /// Fails past a number of bytes: a few kilobytes can inflate to terabytes.
-struct Bounded<R> {
+struct Bounded<'b, R> {
     inner: R,
-    left: u64,
+    left: &'b Cell<u64>,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(read as u64).ok_or_else(|| io::Error::other(TooMuch))?;
+        self.left.set(self.left.get().checked_sub(read as u64).ok_or_else(|| io::Error::other(TooMuch))?);
         Ok(read)
     }
 }
@@ -309,8 +319,9 @@ const FILES_MAX: usize = 20_000;
 /// The most bytes an archive may inflate to; quran-json 3.1.2 has 88 MB.
 const INFLATED_BYTES_MAX: u64 = 256 << 20;
 
-/// The largest single file, in bytes; the largest of quran-json 3.1.2 has 3.7 MB.
-const FILE_BYTES_MAX: u64 = DOCUMENT_BYTES_MAX as u64;
+/// The most bytes that an export with the bookmarks of users may inflate to, each file of which has its digest in the
+/// manifest: a million users with a hundred bookmarks of 60 bytes come to 6 GB.
+pub(super) const BACKUP_BYTES_MAX: u64 = 64 << 30;
 
 const EXTENDED_HEADER_BYTES_MAX: usize = 64 << 10;
 const PATH_BYTES_MAX: usize = 512;

@@ -1,7 +1,7 @@
 //! The file `content.redb`: documents as checked rows, small facts about the file, the outbox of changes.
 //!
-//! Layout: table `documents` (text key -> row), `meta` (text key -> row), `outbox` (number -> row). A row is the
-//! xxh3-128 of key and payload, 16 bytes little-endian, then the payload (which begins with the format byte of
+//! Layout: table `documents` (text key -> row), `meta` (text key -> row), `outbox` (number -> row) and, once a user has
+//! kept one, `bookmarks` (user id -> row). A row is the xxh3-128 of key and payload, 16 bytes little-endian, then the payload (which begins with the format byte of
 //! [`crate::codec`]). Promises: every commit is on disk before its call returns; a row whose digest does not hold is
 //! never handed out; a panic inside redb is an error here; a handle that met an I/O error is dropped and the file is
 //! opened again by the next call. It never makes a file where there was one, and never moves one away.
@@ -10,6 +10,7 @@
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Bound;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 use redb::{
     Builder, Database as Redb, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    StorageError, Table, TableDefinition,
+    StorageError, Table, TableDefinition, TableError,
 };
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -75,6 +76,12 @@ impl Database {
                 documents: transaction.open_table(DOCUMENTS).map_err(|error| stored(error.into()))?,
                 meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
                 outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
+                bookmarks: match transaction.open_table(BOOKMARKS) {
+                    Ok(table) => Some(table),
+                    // A file in which nobody has kept one yet, or of a version that knew none.
+                    Err(TableError::TableDoesNotExist(_)) => None,
+                    Err(error) => return Err(stored(error.into())),
+                },
             };
             body(&rows)
         })
@@ -114,6 +121,7 @@ impl Database {
                     documents: transaction.open_table(DOCUMENTS).map_err(|error| stored(error.into()))?,
                     meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
                     outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
+                    bookmarks: Some(transaction.open_table(BOOKMARKS).map_err(|error| stored(error.into()))?),
                 };
                 body(&mut rows)
             };
@@ -164,6 +172,7 @@ pub(super) struct Rows<D, O> {
     documents: D,
     meta: D,
     outbox: O,
+    bookmarks: Option<D>,
 }
 
 /// The tables as a reader sees them: one moment, whatever is written meanwhile.
@@ -206,6 +215,27 @@ where
         checked_get(&self.meta, key)
     }
 
+    /// What is stored of the user `id`. An error names the place without the id.
+    pub(super) fn bookmarks(&self, id: &str) -> Result<Option<Vec<u8>>> {
+        let Some(table) = &self.bookmarks else { return Ok(None) };
+        let Some(row) = table.get(id).map_err(|error| stored(error.into()))? else { return Ok(None) };
+        let Some(payload) = unsealed(&bookmarks_key(id), row.value()) else {
+            let message = "the stored bookmarks do not match their digest and are not served";
+            return Err(Error::new(ErrorKind::ContentDamaged, message).at(BOOKMARKS_PLACE));
+        };
+        Ok(Some(payload.to_vec()))
+    }
+
+    /// The ids of at most `most` users that have something stored and stand after `id` in order.
+    pub(super) fn users_after(&self, id: &str, most: usize) -> Result<Vec<String>> {
+        let Some(table) = &self.bookmarks else { return Ok(Vec::new()) };
+        let rows = table
+            .range::<&str>((Bound::Excluded(id), Bound::Unbounded))
+            .map_err(|error| stored(error.into()))?;
+        let ids = rows.take(most).map(|row| row.map(|(id, _)| id.value().to_owned()));
+        ids.collect::<Result<_, _>>().map_err(|error| stored(error.into()))
+    }
+
     /// The lines of the outbox, oldest first; `None` for one whose digest does not hold.
     pub(super) fn outbox(&self) -> Result<Vec<(u64, Option<Vec<u8>>)>> {
         let mut lines = Vec::new();
@@ -235,6 +265,20 @@ impl WriteRows<'_> {
         let row = sealed(key, payload);
         self.meta.insert(key, row.as_slice()).map_err(|error| stored(error.into()))?;
         Ok(())
+    }
+
+    /// Stores `payload` for the user `id`.
+    pub(super) fn put_bookmarks(&mut self, id: &str, payload: &[u8]) -> Result<()> {
+        let row = sealed(&bookmarks_key(id), payload);
+        let table = self.bookmarks.as_mut().ok_or_else(no_table)?;
+        table.insert(id, row.as_slice()).map_err(|error| stored(error.into()))?;
+        Ok(())
+    }
+
+    /// Removes what is stored for the user `id`, and says whether anything was.
+    pub(super) fn remove_bookmarks(&mut self, id: &str) -> Result<bool> {
+        let table = self.bookmarks.as_mut().ok_or_else(no_table)?;
+        Ok(table.remove(id).map_err(|error| stored(error.into()))?.is_some())
     }
 
     /// Adds a line to the outbox.
@@ -277,6 +321,15 @@ fn unsealed<'r>(key: &str, row: &'r [u8]) -> Option<&'r [u8]> {
 
 fn digest(key: &str, payload: &[u8]) -> u128 {
     xxh3_128(&[key.as_bytes(), &[0], payload].concat())
+}
+
+/// What the row of a user is sealed with: so that no row of another table holds as one.
+fn bookmarks_key(id: &str) -> String {
+    format!("bookmarks/{id}")
+}
+
+fn no_table() -> Error {
+    Error::new(ErrorKind::DiskFailed, "the table of bookmarks is not open")
 }
 
 fn line_key(id: u64) -> String {
@@ -366,6 +419,10 @@ fn is_handle_lost(error: &Error) -> bool {
 const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("documents");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+const BOOKMARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bookmarks");
+
+/// The place that an error about the row of a user names; the id is nobody else's business.
+pub(super) const BOOKMARKS_PLACE: &str = "the bookmarks of a user";
 
 /// What a content file is called until it is complete.
 const BEGUN_FILE: &str = "hifz-content.new";

@@ -1,7 +1,7 @@
 //! An export: every document as a JSON file of a gzip tarball, behind a manifest with the digest of each.
 //!
 //! Layout: `hifz-export/manifest.json`, `NOTICE` (the terms of the texts), then one file a document under the name of
-//! its row. Promises: the same content gives the same bytes; memory holds one document at a time and the manifest;
+//! its row, and where asked for the bookmarks of users, many users a file. Promises: the same content gives the same bytes; memory holds one document at a time and the manifest;
 //! nothing is left out, a damaged document is an error. Does not know where the bytes go.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 use super::database::ReadRows;
 use super::facts;
-use super::import::{EXPORT_FORMAT, EXPORT_VERSION, MANIFEST, NOTICE, file_digest};
+use super::import::{BOOKMARKS, EXPORT_FORMAT, EXPORT_VERSION, MANIFEST, NOTICE, file_digest};
 use super::keys::{ReciterId, SurahNumber, TranslationId};
 
 /// What an export wrote.
@@ -25,34 +25,64 @@ use super::keys::{ReciterId, SurahNumber, TranslationId};
 pub struct ExportReport {
     /// How many documents.
     pub documents: usize,
+    /// Of how many users the bookmarks.
+    pub users: usize,
     /// How many bytes before compression.
     pub bytes: u64,
 }
 
 impl fmt::Display for ExportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} documents, {} bytes before compression", self.documents, self.bytes)
+        write!(f, "{} documents", self.documents)?;
+        if self.users > 0 {
+            write!(f, ", the bookmarks of {} users", self.users)?;
+        }
+        write!(f, ", {} bytes before compression", self.bytes)
     }
 }
 
-/// Writes everything in `rows` to `out`.
-pub(super) fn write(rows: &ReadRows, out: &mut dyn Write) -> Result<ExportReport> {
+/// Writes all content in `rows` to `out`, and the bookmarks of all users where `with_bookmarks` says so.
+pub(super) fn write(rows: &ReadRows, out: &mut dyn Write, with_bookmarks: bool) -> Result<ExportReport> {
     let keys = rows.keys("")?;
     let notice = notice(rows)?;
     let mut files = BTreeMap::from([(NOTICE.to_owned(), file_digest(notice.as_bytes()))]);
     for key in &keys {
         files.insert(file_name(key), file_digest(&document(rows, key)?));
     }
-    let manifest = json(&Manifest { format: EXPORT_FORMAT, version: EXPORT_VERSION, files: &files })?;
+    // Where each file of bookmarks begins; rendered twice instead of kept.
+    let mut beginnings = Vec::new();
+    let (mut users, mut after) = (0, Some(String::new()).filter(|_| with_bookmarks));
+    while let Some(beginning) = after {
+        let page = rows.export_users(&beginning)?;
+        after = page.last;
+        if after.is_some() {
+            users += page.users;
+            files.insert(bookmarks_name(beginnings.len()), file_digest(&page.document));
+            beginnings.push(beginning);
+        }
+    }
+    let manifest = json(&Manifest {
+        format: EXPORT_FORMAT,
+        version: EXPORT_VERSION,
+        bookmarks: with_bookmarks,
+        files: &files,
+    })?;
     let mut archive = Builder::new(GzBuilder::new().write(out, Compression::default()));
     let mut bytes = append(&mut archive, MANIFEST, &manifest)?;
     bytes += append(&mut archive, NOTICE, notice.as_bytes())?;
     for key in &keys {
         bytes += append(&mut archive, &file_name(key), &document(rows, key)?)?;
     }
+    for (at, beginning) in beginnings.iter().enumerate() {
+        bytes += append(&mut archive, &bookmarks_name(at), &rows.export_users(beginning)?.document)?;
+    }
     let inflated = archive.into_inner().map_err(unwritable)?;
     inflated.finish().and_then(Write::flush).map_err(unwritable)?;
-    Ok(ExportReport { documents: keys.len(), bytes })
+    Ok(ExportReport { documents: keys.len(), users, bytes })
+}
+
+fn bookmarks_name(at: usize) -> String {
+    format!("{BOOKMARKS}{at:05}.json")
 }
 
 fn file_name(key: &str) -> String {
@@ -126,6 +156,8 @@ fn unwritable(error: io::Error) -> Error {
 struct Manifest<'m> {
     format: &'m str,
     version: u32,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    bookmarks: bool,
     files: &'m BTreeMap<String, String>,
 }
 

@@ -3,6 +3,8 @@
 //! The text is Tanzil's "simple-min" as the crate `quranize` carries it, byte for byte. The tables are the files of
 //! `data/`, each of which names where its facts come from. Knows nothing of how any of it is stored.
 
+use std::sync::OnceLock;
+
 use crate::error::{Error, ErrorKind, Result};
 
 use super::keys::{ReciterId, SurahNumber, TranslationId};
@@ -64,6 +66,20 @@ pub(super) fn surahs() -> Result<Vec<SurahFacts>> {
             })
         })
         .collect()
+}
+
+/// How many ayahs surah `number` has by the table.
+pub(super) fn ayah_count(number: SurahNumber) -> Result<u16> {
+    static COUNTS: OnceLock<Vec<u16>> = OnceLock::new();
+    let broken = || built_in_broken("surahs.tsv", &number.to_string());
+    let counts = if let Some(counts) = COUNTS.get() {
+        counts
+    } else {
+        let counts = surahs()?.iter().map(|facts| u16::try_from(facts.ayah_count)).collect::<Result<_, _>>();
+        let counts = counts.map_err(|_| broken())?;
+        COUNTS.get_or_init(|| counts)
+    };
+    counts.get(usize::from(number.get()) - 1).copied().ok_or_else(broken)
 }
 
 /// What the table says of one surah.

@@ -13,7 +13,8 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
-use super::archive::{ImportFile, read_all, refused};
+use super::archive::{BACKUP_BYTES_MAX, ImportFile, read_all, refused};
+use super::bookmarks::BOOKMARKS_BYTES_MAX;
 use super::database::WriteRows;
 use super::documents::Put;
 use super::facts::{self, SurahFacts};
@@ -47,7 +48,9 @@ pub struct ImportReport {
     pub texts_changed: usize,
     /// How many reciters and descriptions of translations it made or changed.
     pub others_changed: usize,
-    /// How many documents it deleted, because the export does not have them.
+    /// How many users' bookmarks it made or changed.
+    pub users_changed: usize,
+    /// How many documents (a user's bookmarks are one) it deleted, because the export does not have them.
     pub deleted: usize,
     /// The translations it brought.
     pub translations: Vec<String>,
@@ -69,6 +72,9 @@ impl fmt::Display for ImportReport {
             "{what} {}: {} surahs, {} translated surahs and {} others changed, {} deleted",
             self.version, self.surahs_changed, self.texts_changed, self.others_changed, self.deleted
         )?;
+        if self.users_changed > 0 {
+            write!(f, "; bookmarks of {} users changed", self.users_changed)?;
+        }
         if !self.translations.is_empty() {
             write!(f, "; translations: {}", self.translations.join(", "))?;
         }
@@ -99,6 +105,9 @@ enum Stage {
         /// The rows that were there before and have not come so far.
         stale: BTreeSet<String>,
         reciters_changed: bool,
+        /// The last user whose bookmarks came; `None` for an export without any, which leaves them as they are.
+        last_user: Option<String>,
+        users_touched: bool,
     },
 }
 
@@ -110,6 +119,7 @@ impl<'r, 't> Import<'r, 't> {
             surahs_changed: 0,
             texts_changed: 0,
             others_changed: 0,
+            users_changed: 0,
             deleted: 0,
             translations: Vec::new(),
             skipped: Vec::new(),
@@ -133,7 +143,7 @@ impl<'r, 't> Import<'r, 't> {
 
     /// Ends the import: checks that nothing is missing, and notes what was made stale.
     pub(super) fn finish(mut self) -> Result<ImportReport> {
-        let mut reciters = false;
+        let (mut reciters, mut users) = (false, false);
         match self.stage {
             Stage::Package { is_named: true, has_text: true } => {}
             Stage::Begun | Stage::Package { is_named: false, .. } => {
@@ -142,7 +152,7 @@ impl<'r, 't> Import<'r, 't> {
                 ));
             }
             Stage::Package { .. } => return Err(refused("is missing").at(TEXT_BOOK)),
-            Stage::Export { due, stale, reciters_changed } => {
+            Stage::Export { due, stale, reciters_changed, last_user, users_touched } => {
                 if let Some(missing) = due.keys().min() {
                     return Err(refused("is in the manifest, but missing").at(missing));
                 }
@@ -151,15 +161,23 @@ impl<'r, 't> Import<'r, 't> {
                     self.rows.remove_row(key, self.now)?;
                     reciters |= key.starts_with("reciter/");
                 }
-                self.report.deleted = stale.len();
+                self.report.deleted += stale.len();
+                if let Some(last) = last_user {
+                    let removed = self.rows.remove_users_between(&last, None)?;
+                    self.report.deleted += removed;
+                    users = users_touched || removed > 0;
+                }
                 parse::within("reciters", self.rows.reciter_ids()?.len(), RECITERS_MAX)?;
                 parse::within("translations", self.rows.translation_ids()?.len(), TRANSLATIONS_MAX)?;
             }
         }
         let report = &mut self.report;
         let touched = report.surahs_changed + report.texts_changed + report.others_changed + report.deleted;
-        if touched > 0 {
+        if touched > 0 || users {
             let mut names = vec!["quran", "translation", "translations"];
+            if users {
+                names.push("user");
+            }
             if reciters {
                 names.extend(["reciter", "reciters"]);
             }
@@ -251,18 +269,40 @@ impl<'r, 't> Import<'r, 't> {
         self.report.of = Imported::Export;
         self.report.version = manifest.version.to_string();
         let stale = self.rows.keys("")?.into_iter().collect();
-        self.stage = Stage::Export { due: manifest.files, stale, reciters_changed: false };
+        if manifest.bookmarks {
+            file.allowance.set(BACKUP_BYTES_MAX);
+        }
+        let last_user = manifest.bookmarks.then(String::new);
+        self.stage = Stage::Export {
+            due: manifest.files,
+            stale,
+            reciters_changed: false,
+            last_user,
+            users_touched: false,
+        };
         Ok(())
     }
 
     fn export_file(&mut self, file: &mut ImportFile<'_>) -> Result<()> {
-        let Stage::Export { due, stale, reciters_changed } = &mut self.stage else { return Ok(()) };
+        let Stage::Export { due, stale, reciters_changed, last_user, users_touched } = &mut self.stage else {
+            return Ok(());
+        };
         let Some(digest) = due.remove(file.path) else { return Err(refused("is not in the manifest")) };
-        let bytes = read_all(file.content, DOCUMENT_BYTES_MAX)?;
+        let is_of_users = file.path.starts_with(BOOKMARKS);
+        let most = if is_of_users { BOOKMARKS_BYTES_MAX } else { DOCUMENT_BYTES_MAX };
+        let bytes = read_all(file.content, most)?;
         if digest != file_digest(&bytes) {
             return Err(refused("does not match its digest in the manifest"));
         }
         if file.path == NOTICE {
+            return Ok(());
+        }
+        if is_of_users {
+            let last = last_user.as_mut().ok_or_else(|| refused("is not announced in the manifest"))?;
+            let (changed, removed) = self.rows.import_users(&bytes, last)?;
+            self.report.users_changed += changed;
+            self.report.deleted += removed;
+            *users_touched |= changed + removed > 0;
             return Ok(());
         }
         let row = file.path.strip_suffix(".json").ok_or_else(unknown_file)?;
@@ -392,6 +432,8 @@ struct Manifest {
     format: String,
     version: u32,
     files: HashMap<String, String>,
+    #[serde(default)]
+    bookmarks: bool,
 }
 
 /// The first file of an export: its format, and the digest of every other file.
@@ -399,6 +441,9 @@ pub(super) const MANIFEST: &str = "manifest.json";
 
 /// The terms of the texts of an export.
 pub(super) const NOTICE: &str = "NOTICE";
+
+/// Where the bookmarks of users are in an export.
+pub(super) const BOOKMARKS: &str = "bookmarks/";
 
 /// What the manifest calls its format.
 pub(super) const EXPORT_FORMAT: &str = "hifz-export";

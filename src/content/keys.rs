@@ -102,6 +102,102 @@ slug!(
     "translation"
 );
 
+/// The number of an ayah within its surah, and the surah: `2:255`. Whether the surah has so many is not known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Verse {
+    surah: SurahNumber,
+    ayah: u16,
+}
+
+impl Verse {
+    /// Ayah `ayah` of `surah`.
+    #[must_use]
+    pub const fn new(surah: SurahNumber, ayah: u16) -> Self {
+        Self { surah, ayah }
+    }
+
+    /// What was checked before it was stored.
+    pub(super) const fn known(surah: u8, ayah: u16) -> Self {
+        Self { surah: SurahNumber(surah), ayah }
+    }
+
+    /// Reads `{surah}:{ayah}`, both in digits without sign or leading zero.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] for anything else.
+    pub fn parse(text: &str) -> Result<Self> {
+        let none = || no_such("ayah", text, "write {surah}:{ayah}, such as 2:255");
+        let (surah, ayah) = text.split_once(':').ok_or_else(none)?;
+        let number: u16 = ayah.parse().map_err(|_| none())?;
+        if number == 0 || number.to_string() != ayah {
+            return Err(none());
+        }
+        Ok(Self { surah: SurahNumber::parse(surah)?, ayah: number })
+    }
+
+    /// The surah.
+    #[must_use]
+    pub const fn surah(self) -> SurahNumber {
+        self.surah
+    }
+
+    /// The ayah within it.
+    #[must_use]
+    pub const fn ayah(self) -> u16 {
+        self.ayah
+    }
+}
+
+impl fmt::Display for Verse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.surah, self.ayah)
+    }
+}
+
+/// The longest id of a user, in bytes.
+pub const USER_ID_BYTES_MAX: usize = 256;
+
+/// The id of a user, as the token names it. It is personal: printing it prints nothing of it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct UserId(Box<str>);
+
+impl UserId {
+    /// Takes `text` as the id of a user: 1 to 256 bytes of UTF-8 without control characters.
+    ///
+    /// # Errors
+    /// [`ErrorKind::KeyInvalid`] for anything else, without repeating it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let is_id = (1..=USER_ID_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control);
+        if !is_id {
+            let rule =
+                format!("a user id is 1 to {USER_ID_BYTES_MAX} bytes of text without control characters");
+            return Err(Error::new(ErrorKind::KeyInvalid, rule));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The text, for comparing and storing; never for printing.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("UserId(..)")
+    }
+}
+
+/// A user: the id under which data is stored, and the hash under which it is cached and spoken of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct User {
+    /// As the token names the user.
+    pub id: UserId,
+    /// The keyed hash of it.
+    pub hash: UserHash,
+}
+
 /// The keyed hash under which a user's bookmarks are cached; the raw id never becomes a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct UserHash(pub u128);
@@ -267,6 +363,16 @@ mod tests {
     }
 
     #[test]
+    fn a_user_id_is_any_text_within_its_limit_and_never_prints_itself() {
+        for id in ["a", "amina@example.org", "auth0|42", "آمنة", "a b/..?%"] {
+            assert!(!format!("{:?}", UserId::parse(id).unwrap()).contains(id));
+        }
+        for id in ["", "a\n", "a\u{85}", &"x".repeat(USER_ID_BYTES_MAX + 1)] {
+            assert!(UserId::parse(id).is_err());
+        }
+    }
+
+    #[test]
     fn other_spellings_are_not_built_in_keys() {
         let texts = [
             "quran:surah:0",
@@ -293,6 +399,11 @@ mod tests {
             assert_eq!(Content::of(KeyRef::parse(text).unwrap()), None, "{text}");
         }
         assert!(ReciterId::parse(&"a".repeat(ID_BYTES_MAX + 1)).is_err());
+        assert_eq!(Verse::parse("2:255").unwrap().to_string(), "2:255");
+        for text in ["", "2", "2:", ":1", "02:1", "2:01", "2:0", "2:+1", "115:1", "2:1:1", "2:65536", " 2:1"]
+        {
+            assert!(Verse::parse(text).is_err(), "{text}");
+        }
         assert_eq!(SurahNumber::new(115).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -6,7 +6,9 @@
 //! It speaks no HTTP and knows no cache: it only says which keys a change made stale.
 
 mod archive;
+mod bookmarks;
 mod database;
+mod date;
 mod documents;
 mod export;
 mod facts;
@@ -17,6 +19,7 @@ mod outbox;
 mod parse;
 mod render;
 mod seed;
+mod shelves;
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -34,6 +37,10 @@ use import::Import;
 use keys::{Content, ReciterId, SurahNumber, TranslationId};
 
 pub use archive::Progress;
+pub use bookmarks::{
+    BOOKMARKS_BYTES_MAX, BOOKMARKS_MAX, Bookmark, BookmarkList, Bookmarks, BookmarksOf, Guard, Kept,
+    NOTE_CHARS_MAX, Standing,
+};
 pub use export::ExportReport;
 pub use import::{ImportReport, Imported};
 pub use model::{
@@ -108,6 +115,12 @@ impl Store {
             Database::create(file, |rows| seed::fill(rows, now))?
         };
         Ok(Self { database: Arc::new(database), clock })
+    }
+
+    /// The bookmarks of its users.
+    #[must_use]
+    pub fn bookmarks(&self) -> Bookmarks {
+        Bookmarks::new(Arc::clone(&self.database), self.clock.clone())
     }
 
     /// The list of surahs.
@@ -346,7 +359,16 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::ContentDamaged`] when any document is; [`ErrorKind::DiskFailed`], also when `out` fails.
     pub fn export(&self, out: &mut dyn Write) -> Result<ExportReport> {
-        self.database.read(|rows| export::write(rows, out))
+        self.database.read(|rows| export::write(rows, out, false))
+    }
+
+    /// As [`Store::export`], with the bookmarks of all users under their raw ids: a backup to be kept as carefully as
+    /// the data directory. Its import replaces the bookmarks of all users too.
+    ///
+    /// # Errors
+    /// As [`Store::export`].
+    pub fn export_with_bookmarks(&self, out: &mut dyn Write) -> Result<ExportReport> {
+        self.database.read(|rows| export::write(rows, out, true))
     }
 
     /// Whether the file still stands where the next start will look for it; without it nothing can be changed.
@@ -384,7 +406,7 @@ impl Store {
     pub fn verify(&self) -> Result<Verified> {
         self.database.read(|rows| {
             let keys = rows.keys("")?;
-            let documents = keys.len();
+            let mut documents = keys.len();
             let mut damaged = Vec::new();
             for key in keys {
                 let checked = rows
@@ -396,6 +418,9 @@ impl Store {
                     Err(error) => return Err(error),
                 }
             }
+            let shelves = rows.verify_users()?;
+            documents += shelves.documents;
+            damaged.extend(shelves.damaged);
             Ok(Verified { documents, damaged })
         })
     }

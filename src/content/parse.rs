@@ -80,8 +80,13 @@ pub(super) fn translation(id: &TranslationId, bytes: &[u8]) -> Result<Translatio
 
 /// Reads `bytes` as `T`; a refusal names the field by its path.
 pub(super) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    if bytes.len() > DOCUMENT_BYTES_MAX {
-        let message = format!("the document has {} bytes, the most is {DOCUMENT_BYTES_MAX}", bytes.len());
+    json_within(bytes, DOCUMENT_BYTES_MAX)
+}
+
+/// As [`json`], for a document of at most `most` bytes.
+pub(super) fn json_within<T: DeserializeOwned>(bytes: &[u8], most: usize) -> Result<T> {
+    if bytes.len() > most {
+        let message = format!("the document has {} bytes, the most is {most}", bytes.len());
         return Err(Error::new(ErrorKind::DocumentTooLarge, message));
     }
     let mut reader = serde_json::Deserializer::from_slice(bytes);

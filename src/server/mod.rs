@@ -1,10 +1,14 @@
 //! The binary's inside: opens the parts, drains the outbox, listens, and closes in order.
 
+mod access;
 mod changes;
 mod cli;
 mod client;
 pub(crate) mod config;
 mod http;
+mod jwks;
+pub(crate) mod jwt;
+mod keyring;
 mod listen;
 mod log;
 mod peer;
@@ -26,9 +30,11 @@ use crate::engine::{Cache, Durability, Policy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
 
+use access::{Access, Gate};
 pub use cli::main;
 use config::{ListenAddress, Settings};
-use http::{AdminToken, Site};
+use http::Site;
+use keyring::Keyring;
 use listen::{Bound, Reception};
 use tls::Tls;
 
@@ -66,7 +72,7 @@ async fn run(settings: &Settings) -> Result<()> {
         cache: cache.clone(),
         store,
         directory: directory.clone(),
-        admin_token: Arc::new(AdminToken::new(&token)),
+        gate: Gate::new(Access::new(settings, &token, Keyring::open(&directory)?)?),
         limits: limits.clone(),
         content_changes: Arc::default(),
     };

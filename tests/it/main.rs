@@ -4,6 +4,7 @@
 
 mod common;
 
+mod bookmarks;
 mod cli;
 mod config;
 mod conformance;
@@ -12,5 +13,6 @@ mod library;
 mod readme;
 mod restart;
 mod routes;
+mod users;
 mod verbs;
 mod wire;

@@ -24,12 +24,17 @@ fn the_tour_of_the_readme_works_as_written() {
             }
             Some("cargo") if words.len() > 4 => {
                 assert_eq!(words[..4], ["cargo", "run", "--release", "--"]);
+                let output = words.iter().position(|word| word == ">").map(|at| words[at + 1].clone());
+                let words: Vec<_> = words.iter().take_while(|word| *word != ">").collect();
                 let done = Command::new(env!("CARGO_BIN_EXE_hifz"))
                     .args(&words[4..])
                     .current_dir(&directory)
                     .output()
                     .unwrap();
                 assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+                if let Some(file) = output {
+                    std::fs::write(directory.path().join(file), &done.stdout).unwrap();
+                }
             }
             // The two commands themselves: this is the second, and the first is the server started above.
             Some("cargo") => continue,
@@ -53,7 +58,7 @@ fn words(line: &str, directory: &Path) -> Vec<String> {
     while let Some(start) = line.find("$(cat ") {
         let end = start + line[start..].find(')').unwrap();
         let file = line[start + "$(cat ".len()..end].to_owned();
-        line.replace_range(start..=end, &std::fs::read_to_string(directory.join(file)).unwrap());
+        line.replace_range(start..=end, std::fs::read_to_string(directory.join(file)).unwrap().trim());
     }
     let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
     for char in line.chars() {
@@ -80,6 +85,7 @@ fn curl(server: &Server, words: &[String], directory: &Path) -> Reply {
             "-X" => method = value(),
             "-H" => headers.push(value().split_once(": ").unwrap()),
             "-o" => output = Some(value()),
+            "-d" => body = value().as_bytes().to_vec(),
             "--data-binary" => {
                 body = std::fs::read(directory.join(value().strip_prefix('@').unwrap())).unwrap();
             }

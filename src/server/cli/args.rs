@@ -34,6 +34,7 @@ pub(crate) fn command() -> Command {
             Show::Place,
         ))
         .subcommand(with_settings(invalidate(), Show::Place))
+        .subcommand(with_settings(token(), Show::Place))
 }
 
 /// The settings given as flags, before and after the command; the latter are stronger and come last.
@@ -71,13 +72,21 @@ fn import() -> Command {
 }
 
 fn export() -> Command {
-    Command::new("export").about("Write a backup of all content; import reads it back").arg(
-        Arg::new(PATH)
-            .value_name("PATH")
-            .help("File to write (replaced as a whole if it exists); - for standard output")
-            .required(true)
-            .value_parser(value_parser!(PathBuf)),
-    )
+    Command::new("export")
+        .about("Write a backup of all content; import reads it back")
+        .arg(
+            Arg::new(PATH)
+                .value_name("PATH")
+                .help("File to write (replaced as a whole if it exists); - for standard output")
+                .required(true)
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            Arg::new(BOOKMARKS)
+                .long(BOOKMARKS)
+                .help("With the bookmarks of all users; importing it replaces the bookmarks of all users")
+                .action(ArgAction::SetTrue),
+        )
 }
 
 fn invalidate() -> Command {
@@ -88,6 +97,13 @@ fn invalidate() -> Command {
             .help("Everything in this namespace")
             .required(true),
     )
+}
+
+fn token() -> Command {
+    Command::new("token")
+        .about("Sign a token with which a user reads and writes bookmarks")
+        .arg(Arg::new(USER).value_name("USER").help("The user's id (sub)").required(true))
+        .arg(Arg::new(TTL).long(TTL).value_name("DURATION").help("How long it is valid").default_value("1h"))
 }
 
 /// How many settings help shows.
@@ -175,6 +191,15 @@ pub(crate) const JSON: &str = "json";
 
 /// The argument that names a file or folder.
 pub(crate) const PATH: &str = "path";
+
+/// Whether the bookmarks of users are meant too.
+pub(crate) const BOOKMARKS: &str = "bookmarks";
+
+/// The argument that names a user.
+pub(crate) const USER: &str = "user";
+
+/// How long something lasts.
+pub(crate) const TTL: &str = "ttl";
 
 /// The argument that names a namespace.
 pub(crate) const NAMESPACE: &str = "namespace";

@@ -6,6 +6,7 @@
 mod args;
 mod output;
 mod target;
+mod token;
 mod transfer;
 
 use std::path::PathBuf;
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 
 use self::output::{Failure, note, say, say_json};
 use self::target::{Target, run};
+use self::transfer::What;
 use super::client::{Client, Send, path_segment};
 use super::config::{Settings, Warning};
 use crate::error::{Error, ErrorKind};
@@ -54,12 +56,18 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
         }
         Some(("export", matches)) => {
             let path = matches.get_one::<PathBuf>(args::PATH).map(PathBuf::as_path);
-            transfer::export(&settings, path.unwrap_or("-".as_ref()), is_json)
+            let what =
+                if matches.get_flag(args::BOOKMARKS) { What::ContentAndBookmarks } else { What::Content };
+            transfer::export(&settings, path.unwrap_or("-".as_ref()), what, is_json)
         }
         Some(("health", _)) => health(&settings, is_json),
         Some(("invalidate", matches)) => {
             let namespace = matches.get_one::<String>(args::NAMESPACE).map_or("", String::as_str);
             invalidate(&settings, namespace, is_json)
+        }
+        Some(("token", matches)) => {
+            let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
+            token::token(&settings, text(args::USER), text(args::TTL), is_json)
         }
         Some((other, _)) => Err(Failure::Refused(format!("unknown command {other:?}"))),
     }

@@ -50,15 +50,22 @@ pub(crate) fn import(settings: &Settings, paths: &[&PathBuf], is_json: bool) -> 
     if is_json { say_json(&json!({"via": target.to_string(), "imported": imported})) } else { Ok(()) }
 }
 
+/// What a backup is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    Content,
+    ContentAndBookmarks,
+}
+
 /// `hifz export PATH`
-pub(crate) fn export(settings: &Settings, path: &Path, is_json: bool) -> Result<(), Failure> {
+pub(crate) fn export(settings: &Settings, path: &Path, what: What, is_json: bool) -> Result<(), Failure> {
     if path == Path::new("-") {
         if io::stdout().is_terminal() {
             return Err(Failure::Refused("a backup is not for a terminal: name a file, or pipe it".into()));
         }
         let target = Target::find(settings, LONG_PATIENCE)?;
         note(&format!("exporting {target}"));
-        let report = write_export(&target, &mut io::stdout().lock(), true)?;
+        let report = write_export(&target, &mut io::stdout().lock(), what, true)?;
         note(&format!("exported: {}", readable(&report)));
         return Ok(());
     }
@@ -67,7 +74,7 @@ pub(crate) fn export(settings: &Settings, path: &Path, is_json: bool) -> Result<
     }
     let target = Target::find(settings, LONG_PATIENCE)?;
     note(&format!("exporting {target}"));
-    let report = export_to_file(&target, path, is_json)?;
+    let report = export_to_file(&target, path, what, is_json)?;
     if is_json {
         return say_json(&json!({
             "via": target.to_string(), "exported": path.display().to_string(), "report": report["report"],
@@ -77,7 +84,7 @@ pub(crate) fn export(settings: &Settings, path: &Path, is_json: bool) -> Result<
 }
 
 /// Writes beside `path`, syncs, then renames: whatever happens, `path` holds a whole backup or what it held before.
-fn export_to_file(target: &Target, path: &Path, is_silent: bool) -> Result<Value> {
+fn export_to_file(target: &Target, path: &Path, what: What, is_silent: bool) -> Result<Value> {
     let mut name = path.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
@@ -90,7 +97,7 @@ fn export_to_file(target: &Target, path: &Path, is_silent: bool) -> Result<Value
         _ => {}
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).map_err(failed)?;
-    let written = write_whole(target, file, is_silent).and_then(|report| {
+    let written = write_whole(target, file, what, is_silent).and_then(|report| {
         fs::rename(&part, path).map_err(failed)?;
         Ok(report)
     });
@@ -104,20 +111,24 @@ fn export_to_file(target: &Target, path: &Path, is_silent: bool) -> Result<Value
     written
 }
 
-fn write_whole(target: &Target, file: File, is_silent: bool) -> Result<Value> {
+fn write_whole(target: &Target, file: File, what: What, is_silent: bool) -> Result<Value> {
     let failed = |error| Error::new(ErrorKind::DiskFailed, "the backup cannot be written").because(error);
     let mut file = BufWriter::with_capacity(PIECE_BYTES, file);
-    let report = write_export(target, &mut file, is_silent)?;
+    let report = write_export(target, &mut file, what, is_silent)?;
     let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
     file.sync_all().map_err(failed)?;
     Ok(report)
 }
 
-fn write_export(target: &Target, to: &mut dyn Write, is_silent: bool) -> Result<Value> {
+fn write_export(target: &Target, to: &mut dyn Write, what: What, is_silent: bool) -> Result<Value> {
     match target {
-        Target::Server { client, .. } => run(download(client, to, is_silent)),
+        Target::Server { client, .. } => run(download(client, to, what, is_silent)),
         Target::Directory { dir, clock } => {
-            let report = Store::open(&dir.content_file(), clock.clone())?.export(to)?;
+            let store = Store::open(&dir.content_file(), clock.clone())?;
+            let report = match what {
+                What::Content => store.export(to),
+                What::ContentAndBookmarks => store.export_with_bookmarks(to),
+            }?;
             to.flush().map_err(|error| {
                 Error::new(ErrorKind::DiskFailed, "the backup cannot be written").because(error)
             })?;
@@ -126,9 +137,13 @@ fn write_export(target: &Target, to: &mut dyn Write, is_silent: bool) -> Result<
     }
 }
 
-async fn download(client: &Client, to: &mut dyn Write, is_silent: bool) -> Result<Value> {
+async fn download(client: &Client, to: &mut dyn Write, what: What, is_silent: bool) -> Result<Value> {
     let failed = |error| Error::new(ErrorKind::DiskFailed, "the backup cannot be written").because(error);
-    let mut answer = client.send(Method::GET, "/admin/v1/export", Send::Nothing, None).await?;
+    let path = match what {
+        What::Content => "/admin/v1/export",
+        What::ContentAndBookmarks => "/admin/v1/export?bookmarks=true",
+    };
+    let mut answer = client.send(Method::GET, path, Send::Nothing, None).await?;
     let mut meter = Meter::new("export", None, is_silent);
     let mut bytes: u64 = 0;
     while let Some(piece) = answer.next().await? {

@@ -93,11 +93,11 @@ section! {
         admin_listen: Vec<ListenAddress> = "none", Kind::Addresses(0), Now;
             "Addresses for the admin routes alone; none: the same as listen"
         admin_token: Option<Secret> = "none", Kind::Secret, Now, reload; "Admin token; none: made on first start"
-        jwt_secret: Option<Secret> = "none", Kind::Secret, Refused, reload; "Secret of HS256 user tokens"
-        jwks_file: Option<PathBuf> = "none", Kind::Path, Refused, reload; "Key set of RS256 and ES256 user tokens"
-        jwt_audience: Option<String> = "none", Kind::Text, Refused, reload; "Audience that user tokens must name"
-        jwt_issuer: Option<String> = "none", Kind::Text, Refused, reload; "Issuer that user tokens must name"
-        content_auth: ContentAuth = "public", Kind::Choice(ContentAuth::WORDS), Refused;
+        jwt_secret: Option<Secret> = "none", Kind::Secret, Now, reload; "Secret of HS256 user tokens"
+        jwks_file: Option<PathBuf> = "none", Kind::Path, Now, reload; "Key set of RS256 and ES256 user tokens"
+        jwt_audience: Option<String> = "none", Kind::Text, Now, reload; "Audience that user tokens must name"
+        jwt_issuer: Option<String> = "none", Kind::Text, Now, reload; "Issuer that user tokens must name"
+        content_auth: ContentAuth = "public", Kind::Choice(ContentAuth::WORDS), Now;
             "user: content too asks for a valid user token"
     }
 }

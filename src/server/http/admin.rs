@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use crate::content::ImportReport;
-use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId};
+use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId, UserId};
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
 use crate::key::Namespace;
@@ -174,6 +174,17 @@ async fn delete(site: Site, subject: Subject, headers: &HeaderMap) -> Reply {
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// `DELETE /admin/v1/users/{id}`: the same answer whether anything was kept or not, so that it can be repeated.
+pub(super) async fn erase_user(State(site): State<Site>, Path(id): Path<String>) -> Reply {
+    let user = site.gate.access().user(UserId::parse(&id)?);
+    run(&site, move |site| {
+        let change = site.store.bookmarks().delete_all(&user, None)?;
+        changes::apply(&site.cache, &site.store, &change)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
 /// `POST /admin/v1/import`
 pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
     let (sender, receiver) = mpsc::channel(IMPORT_CHUNKS_MAX);
@@ -200,13 +211,16 @@ struct Imported {
     summary: String,
 }
 
-/// `GET /admin/v1/export`
-pub(super) async fn export(State(site): State<Site>) -> Reply {
+/// `GET /admin/v1/export[?bookmarks=true]`
+pub(super) async fn export(State(site): State<Site>, query: Parameters) -> Reply {
+    let with_bookmarks = query.iter().any(|(name, value)| name == "bookmarks" && value == "true");
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_CHUNKS_MAX);
     let store = site.store.clone();
     tokio::task::spawn_blocking(move || {
         let mut out = ChannelWriter { sender: sender.clone() };
-        if let Err(error) = store.export(&mut out) {
+        let exported =
+            if with_bookmarks { store.export_with_bookmarks(&mut out) } else { store.export(&mut out) };
+        if let Err(error) = exported {
             tracing::error!(error = %error.chain(), "an export failed");
             // The client sees a body cut short; when it has left already, nobody is there to be told.
             sender.blocking_send(Err(std::io::Error::other("the export failed"))).unwrap_or_default();
@@ -224,7 +238,7 @@ pub(super) async fn export(State(site): State<Site>) -> Reply {
 }
 
 /// Runs `work` on a thread that may block, to its end.
-async fn run<T, F>(site: &Site, work: F) -> Result<T, Problem>
+pub(super) async fn run<T, F>(site: &Site, work: F) -> Result<T, Problem>
 where
     T: Send + 'static,
     F: FnOnce(&Site) -> crate::Result<T> + Send + 'static,
@@ -244,7 +258,7 @@ where
 }
 
 /// The whole body, within the limits of size and patience.
-async fn read_whole(site: &Site, mut body: Body) -> Result<Vec<u8>, Problem> {
+pub(super) async fn read_whole(site: &Site, mut body: Body) -> Result<Vec<u8>, Problem> {
     let mut whole = Vec::new();
     while let Some(chunk) = next_chunk(&mut body, site.limits.body_timeout).await? {
         if (whole.len() + chunk.len()) as u64 > site.limits.body {

@@ -1,31 +1,104 @@
-//! Who may use the admin routes: whoever brings the admin token.
+//! Which routes are for whom: the admin's, a user's own, and content where that is for users alone.
+//!
+//! Promises: whoever brings no token, or one that is nobody's, is told 401 and how to ask; whoever is known but is not
+//! meant, 403; two `Authorization` headers are no token. What a refusal says repeats neither token nor user.
 
-use axum::http::{HeaderMap, header};
-use subtle::ConstantTimeEq;
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::IntoResponse as _;
 
+use crate::content::keys::{User, UserId};
+use crate::server::access::Caller;
+use crate::server::jwt::Refusal;
+
+use super::Site;
 use super::problem::Problem;
 
-/// The admin token, compared in constant time and shown nowhere.
-pub(in crate::server) struct AdminToken([u8; 32]);
-
-impl AdminToken {
-    /// Keeps a digest of `token`: comparing digests leaks neither its length nor its bytes.
-    pub(in crate::server) fn new(token: &str) -> Self {
-        Self(digest(token))
-    }
-
-    /// Lets a request with `headers` in, or says what it needs.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = given.and_then(bearer).ok_or_else(Problem::unauthorized)?;
-        if bool::from(digest(token).ct_eq(&self.0)) { Ok(()) } else { Err(Problem::unauthorized()) }
+/// Lets only the admin through.
+pub(super) async fn admin_only(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
+    match caller(&site, request.headers()) {
+        Some(Caller::Admin) => next.run(request).await,
+        Some(Caller::User(_)) => {
+            forbidden("this route needs the admin token; a user token is not enough").into_response()
+        }
+        Some(Caller::Unknown(_)) | None => Problem::unauthorized().into_response(),
     }
 }
 
-impl std::fmt::Debug for AdminToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AdminToken(..)")
+/// Where content is for users alone, lets only users through, and keeps shared caches from keeping the answer.
+pub(super) async fn readers_only(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
+    if !site.gate.access().is_content_for_users() || request.method() == Method::OPTIONS {
+        return next.run(request).await;
     }
+    match caller(&site, request.headers()) {
+        Some(Caller::User(_)) => {
+            let mut response = next.run(request).await;
+            make_private(response.headers_mut());
+            response
+        }
+        Some(Caller::Admin) => {
+            forbidden("content is for users here (content_auth = user); bring a user token").into_response()
+        }
+        Some(Caller::Unknown(refusal)) => user_token_refused(refusal).into_response(),
+        None => user_token_missing().into_response(),
+    }
+}
+
+/// The user whose own resource a request is for: named by the path, proven by the token.
+pub(super) struct Owner(pub(super) User);
+
+impl FromRequestParts<Site> for Owner {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, site: &Site) -> Result<Self, Problem> {
+        let user = match caller(site, &parts.headers) {
+            Some(Caller::User(user)) => user,
+            Some(Caller::Admin) => {
+                return Err(forbidden("bookmarks are their owner's alone; the admin token opens nobody's"));
+            }
+            Some(Caller::Unknown(refusal)) => return Err(user_token_refused(refusal)),
+            None => return Err(user_token_missing()),
+        };
+        // Only now is the path looked at: what is asked for is nobody's business who is not known.
+        let named = named_user(parts, site).await;
+        if named.as_ref() != Some(&user) {
+            return Err(forbidden("this is another user's; the token is good for its own user (sub) alone"));
+        }
+        Ok(Self(site.gate.access().user(user)))
+    }
+}
+
+/// The user id in the path, percent-decoded once.
+pub(super) async fn named_user(parts: &mut Parts, site: &Site) -> Option<UserId> {
+    let path = Path::<Vec<(String, String)>>::from_request_parts(parts, site).await.ok()?;
+    let (_, id) = path.0.into_iter().find(|(name, _)| name == "id")?;
+    UserId::parse(&id).ok()
+}
+
+/// Who brings a request with `headers`; `None` without a bearer token.
+fn caller(site: &Site, headers: &HeaderMap) -> Option<Caller> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let value = given.next()?;
+    if given.next().is_some() {
+        return Some(Caller::Unknown(Refusal::Form));
+    }
+    let Some(token) = value.to_str().ok().and_then(bearer) else {
+        return Some(Caller::Unknown(Refusal::Form));
+    };
+    Some(site.gate.access().caller(token, site.cache.now()))
+}
+
+/// Keeps what was made for everybody out of shared caches.
+pub(super) fn make_private(headers: &mut HeaderMap) {
+    let control = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok());
+    let private = control.map(|control| control.replacen("public", "private", 1));
+    if let Some(Ok(value)) = private.map(|value| HeaderValue::from_str(&value)) {
+        headers.insert(header::CACHE_CONTROL, value);
+    }
+    headers.append(header::VARY, HeaderValue::from_static("authorization"));
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -33,9 +106,22 @@ fn bearer(value: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn digest(token: &str) -> [u8; 32] {
-    use sha2::Digest as _;
-    sha2::Sha256::digest(token.as_bytes()).into()
+fn forbidden(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "FORBIDDEN", detail)
+}
+
+fn user_token_missing() -> Problem {
+    let detail =
+        "this route needs a user's token: send 'Authorization: Bearer <token>'; 'hifz token USER' signs one";
+    Problem::new(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", detail)
+        .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hifz\""))
+}
+
+fn user_token_refused(refusal: Refusal) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "TOKEN_INVALID", refusal.sentence()).with(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"hifz\", error=\"invalid_token\""),
+    )
 }
 
 #[cfg(test)]
@@ -43,17 +129,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_exact_token_with_the_bearer_scheme_is_let_in() {
-        let token = AdminToken::new("secret");
-        let asks = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::AUTHORIZATION, value.parse().unwrap());
-            token.admit(&headers).is_ok()
-        };
-        assert!(asks("Bearer secret") && asks("bearer secret"));
-        for wrong in ["Bearer secre", "Bearer secret2", "Basic secret", "secret", "Bearer", "Bearer  "] {
-            assert!(!asks(wrong), "{wrong}");
-        }
-        assert!(token.admit(&HeaderMap::new()).is_err());
+    fn only_the_bearer_scheme_carries_a_token() {
+        assert_eq!((bearer("Bearer a.b"), bearer("bearer  a ")), (Some("a.b"), Some("a")));
+        assert_eq!((bearer("Basic a"), bearer("a"), bearer("Bearer")), (None, None, None));
+    }
+
+    #[test]
+    fn a_private_answer_says_so_and_keeps_its_lifetime() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=60"));
+        make_private(&mut headers);
+        assert_eq!(headers[header::CACHE_CONTROL], "private, max-age=60");
+        assert_eq!(headers[header::VARY], "authorization");
     }
 }

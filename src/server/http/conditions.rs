@@ -148,13 +148,6 @@ impl Names {
     fn of(list: &[u8], tags: impl Iterator<Item = Etag>) -> Self {
         if is_any(list) { Self::Any } else { Self::These(tags.map(|tag| tag.digest).collect()) }
     }
-
-    fn contain(&self, digest: u128) -> bool {
-        match self {
-            Self::Any => true,
-            Self::These(digests) => digests.contains(&digest),
-        }
-    }
 }
 
 impl WriteConditions {
@@ -181,8 +174,25 @@ impl WriteConditions {
     /// # Errors
     /// [`ErrorKind::PreconditionFailed`].
     pub(super) fn check(&self, current: Option<Validators>) -> Result<()> {
+        self.judge(current.is_some(), current)
+    }
+
+    /// As [`WriteConditions::check`] for a part that has no tag of its own: tags and dates name the state of the
+    /// `whole`, `*` asks whether the part is there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::PreconditionFailed`].
+    pub(super) fn check_within(&self, is_there: bool, whole: Validators) -> Result<()> {
+        self.judge(is_there, Some(whole))
+    }
+
+    fn judge(&self, is_there: bool, current: Option<Validators>) -> Result<()> {
+        let are_met = |names: &Names| match names {
+            Names::Any => is_there,
+            Names::These(digests) => current.is_some_and(|current| digests.contains(&current.digest)),
+        };
         let is_matched = match (&self.any_match, self.unmodified_since) {
-            (Some(names), _) => current.is_some_and(|current| names.contain(current.digest)),
+            (Some(names), _) => are_met(names),
             (None, Some(at)) => current.is_none_or(|current| current.modified_at_secs <= at),
             (None, None) => true,
         };
@@ -191,8 +201,7 @@ impl WriteConditions {
                 "the resource is no longer in the state that the request names; read it again",
             ));
         }
-        let is_there = |names: &Names| current.is_some_and(|current| names.contain(current.digest));
-        if self.none_match.as_ref().is_some_and(is_there) {
+        if self.none_match.as_ref().is_some_and(are_met) {
             return Err(failed("the resource exists already in a state that the request excludes"));
         }
         Ok(())

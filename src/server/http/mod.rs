@@ -5,6 +5,7 @@
 
 mod admin;
 mod auth;
+mod bookmarks;
 mod coding;
 mod conditions;
 mod content;
@@ -18,18 +19,18 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 
 use crate::content::Store;
 use crate::datadir::DataDir;
 use crate::engine::Cache;
+use crate::server::access::Gate;
 use crate::server::config::Limits;
 
-pub(super) use auth::AdminToken;
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 
@@ -39,7 +40,7 @@ pub(super) struct Site {
     pub(super) cache: Cache,
     pub(super) store: Store,
     pub(super) directory: DataDir,
-    pub(super) admin_token: Arc<AdminToken>,
+    pub(super) gate: Gate,
     pub(super) limits: Arc<Limits>,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
     pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
@@ -47,7 +48,7 @@ pub(super) struct Site {
 
 /// The routes everybody may ask.
 pub(super) fn public(site: &Site) -> Router {
-    finish(content_routes(site).merge(operations()), site)
+    finish(content_routes(site).merge(user_routes()).merge(operations()), site)
 }
 
 /// The routes that need the admin token, for a listener of their own.
@@ -57,10 +58,10 @@ pub(super) fn admin(site: &Site) -> Router {
 
 /// Both on one listener.
 pub(super) fn everything(site: &Site) -> Router {
-    finish(content_routes(site).merge(operations()).merge(admin_routes(site)), site)
+    finish(content_routes(site).merge(user_routes()).merge(operations()).merge(admin_routes(site)), site)
 }
 
-fn content_routes(_: &Site) -> Router<Site> {
+fn content_routes(site: &Site) -> Router<Site> {
     Router::new()
         .route("/api/v1/surahs", get(content::surahs).options(preflight))
         .route("/api/v1/surahs/{number}", get(content::surah).options(preflight))
@@ -70,8 +71,20 @@ fn content_routes(_: &Site) -> Router<Site> {
         .route("/api/v1/translations", get(content::translations).options(preflight))
         .route("/api/v1/translations/{id}", get(content::translation).options(preflight))
         .route_layer(from_fn(spelling::one_address))
+        .route_layer(from_fn_with_state(site.clone(), auth::readers_only))
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn(share_across_origins))
+}
+
+/// What belongs to one user; each handler takes an `Owner` first.
+fn user_routes() -> Router<Site> {
+    let list = get(bookmarks::list).put(bookmarks::put_list).delete(bookmarks::delete_list);
+    let one = put(bookmarks::put_one).delete(bookmarks::delete_one);
+    Router::new()
+        .route("/api/v1/users/{id}/bookmarks", list.options(bookmarks::list_options))
+        .route("/api/v1/users/{id}/bookmarks/{verse}", one.options(bookmarks::one_options))
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(bookmarks::share_across_origins))
 }
 
 /// What a browser asks before it lets a page of another origin read, and anybody who wants to know what is possible;
@@ -92,7 +105,8 @@ fn admin_routes(site: &Site) -> Router<Site> {
         .route("/admin/v1/import", post(admin::import))
         .route("/admin/v1/export", get(admin::export))
         .route("/admin/v1/namespaces/{ns}/invalidate", post(admin::invalidate_namespace))
-        .route_layer(from_fn_with_state(site.clone(), ask_for_the_token))
+        .route("/admin/v1/users/{id}", delete(admin::erase_user))
+        .route_layer(from_fn_with_state(site.clone(), auth::admin_only))
 }
 
 fn finish(routes: Router<Site>, site: &Site) -> Router {
@@ -107,8 +121,8 @@ async fn no_such_route(request: Request) -> Response<Body> {
     if let Some(address) = spelling::without_slash(request.uri()) {
         return spelling::moved(address);
     }
-    let detail = format!("there is nothing at {:?}", request.uri().path());
-    Problem::not_found("ROUTE_NOT_FOUND", detail).into_response()
+    // The path is not repeated: it may carry the id of a user.
+    Problem::not_found("ROUTE_NOT_FOUND", "there is nothing at this path").into_response()
 }
 
 /// The router adds which methods are possible.
@@ -116,15 +130,8 @@ async fn no_such_method(request: Request) -> Response<Body> {
     if request.method() == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
     }
-    let detail = format!("{} is not possible at {:?}", request.method(), request.uri().path());
+    let detail = format!("{} is not possible at this path; Allow says what is", request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
-}
-
-async fn ask_for_the_token(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
-    match site.admin_token.admit(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
 }
 
 /// Lets pages of every origin read the content, which is the same for everybody.

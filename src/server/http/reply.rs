@@ -122,7 +122,6 @@ impl<'r> Representation<'r> {
     }
 
     /// The same for one user's eyes alone.
-    #[expect(dead_code, reason = "for what belongs to a user")]
     pub(super) fn private(self) -> Self {
         Self { sharing: Sharing::Private, ..self }
     }

@@ -23,14 +23,25 @@ impl Server {
 
     /// The same with more flags.
     pub(crate) fn start_with(directory: &Path, flags: &[&str]) -> Self {
+        Self::launch(directory, flags, &[], Stdio::inherit())
+    }
+
+    /// The same with more flags, variables of the environment and a place for its log.
+    pub(crate) fn launch(
+        directory: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+        log: impl Into<Stdio>,
+    ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_hifz"))
             .arg("serve")
             .args(["--listen", "127.0.0.1:0", "--flush-interval", "50ms", "--data-dir"])
             .arg(directory)
             .args(flags)
+            .envs(variables.iter().copied())
             .current_dir(directory)
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -38,7 +49,11 @@ impl Server {
         let address = first.rsplit(' ').next().unwrap().to_owned();
         // Read to the end of the summary, so that everything it names exists.
         assert!(lines.any(|line| line.unwrap().contains("admin token")));
-        let token = std::fs::read_to_string(directory.join("admin.token")).unwrap();
+        let configured = variables.iter().find(|(name, _)| *name == "HIFZ_ADMIN_TOKEN");
+        let token = match configured {
+            Some((_, token)) => (*token).to_owned(),
+            None => std::fs::read_to_string(directory.join("admin.token")).unwrap(),
+        };
         Self { child, address, token }
     }
 
