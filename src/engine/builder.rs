@@ -145,6 +145,9 @@ impl CacheBuilder {
         if self.is_process_bounded {
             memory.watch_resident(resident_now().unwrap_or(0));
         }
+        for (namespace, idle_ttl) in self.policies.idle_ttls() {
+            memory.set_idle(namespace, Some(idle_ttl));
+        }
         for (namespace, share) in self.policies.shares() {
             memory.set_share(namespace, share)?;
         }

@@ -136,7 +136,7 @@ fn look_at_disk(state: &State, covers: &dyn Fn(KeyRef<'_>) -> bool, from: u128, 
         let records = disk.page(at, PAGE_RECORDS);
         (looked_at, next) = (looked_at + records.looked_at, records.next);
         for (place, entry) in records.entries {
-            if covers(entry.key()) && state.is_live(&entry) {
+            if covers(entry.key()) && state.is_live_record(&entry) {
                 page.add(place, || Listed::of(state, &entry, false));
             }
         }

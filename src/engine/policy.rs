@@ -16,6 +16,9 @@ pub struct Policy {
     /// The share of `ttl`, 0 to 1, by which lifetimes are shortened at random, so that what was stored together does
     /// not fall due together.
     pub jitter: f64,
+    /// How long an entry lives that nobody uses; `None` for as long as `ttl` says. Storing is a use, so what is found on
+    /// disk lives so long from its storing.
+    pub idle_ttl: Option<Duration>,
     /// The share of the memory limit, above 0 to 1, that the namespace may fill.
     pub max_share: f64,
 }
@@ -24,7 +27,7 @@ impl Policy {
     /// Entries that are fresh for `ttl`, for clients as well.
     #[must_use]
     pub const fn with_ttl(ttl: Duration) -> Self {
-        Self { ttl: Some(ttl), client_max_age: Some(ttl), jitter: 0.0, max_share: 1.0 }
+        Self { ttl: Some(ttl), client_max_age: Some(ttl), jitter: 0.0, idle_ttl: None, max_share: 1.0 }
     }
 
     /// When an entry stored at `stored_at` stops being fresh; its `sequence` is what its jitter is drawn from.
@@ -52,6 +55,13 @@ impl Policy {
     #[must_use]
     pub const fn jitter(mut self, share: f64) -> Self {
         self.jitter = share;
+        self
+    }
+
+    /// The same, but what nobody uses for so long is over.
+    #[must_use]
+    pub const fn idle_ttl(mut self, idle_ttl: Option<Duration>) -> Self {
+        self.idle_ttl = idle_ttl;
         self
     }
 
@@ -86,6 +96,11 @@ impl Policies {
     pub(super) fn shares(&self) -> impl Iterator<Item = (&str, f64)> {
         let own = self.by_namespace.iter().map(|(namespace, policy)| (&**namespace, policy.max_share));
         own.filter(|(_, share)| *share < 1.0)
+    }
+
+    /// The idle lifetimes of namespaces that have one.
+    pub(super) fn idle_ttls(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.by_namespace.iter().filter_map(|(namespace, policy)| Some((&**namespace, policy.idle_ttl?)))
     }
 
     pub(super) fn of(&self, namespace: &str) -> Policy {

@@ -106,7 +106,7 @@ pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, 
         match state.flights.join(key) {
             Role::Leader(flight) => keep_promoted(state, disk.get(key)?, &flight),
             // Somebody is at it already, and may have to ask a source; this caller reads for itself and keeps nothing.
-            Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live(entry)),
+            Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live_record(entry)),
         }
     };
     on_disk().ok_or(reason)
@@ -115,8 +115,8 @@ pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, 
 /// As [`get`], without a trace: no use, no promotion.
 pub(super) fn peek(state: &State, key: KeyRef<'_>) -> Option<Entry> {
     let in_memory = state.memory.peek(key).filter(|entry| state.is_live(entry));
-    let found = in_memory.or_else(|| state.disk.as_ref().and_then(|disk| disk.get(key)));
-    found.filter(|entry| state.is_live(entry))
+    let on_disk = || state.disk.as_ref()?.get(key).filter(|entry| state.is_live_record(entry));
+    in_memory.or_else(on_disk)
 }
 
 /// The one function that decides where an answer comes from; `None` when the source has nothing under `key`.
@@ -189,7 +189,7 @@ async fn promote(cache: &Cache, key: KeyRef<'_>, flight: &Flight) -> Option<Entr
 }
 
 fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> {
-    if !state.is_live(&entry) || flight.is_superseded() {
+    if !state.is_live_record(&entry) || flight.is_superseded() {
         return None;
     }
     match state.memory.restore(entry.clone(), || !flight.is_superseded()) {

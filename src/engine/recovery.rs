@@ -110,7 +110,7 @@ fn run(state: &State) {
             is_all = false;
             return ControlFlow::Break(());
         }
-        if state.is_live(&entry) {
+        if state.is_live_record(&entry) {
             let insertion = state.memory.restore(entry.clone(), || state.recovering.may_keep(&entry));
             loaded += u64::from(insertion == Insertion::Inserted);
             is_all &= insertion != Insertion::Bypassed;

@@ -186,6 +186,13 @@ impl State {
         entry.is_fresh_by(&self.clock) && self.generations.is_alive(entry)
     }
 
+    /// Whether `entry`, found on disk, is live. When it was last used is not known there; that it was stored is.
+    pub(super) fn is_live_record(&self, entry: &Entry) -> bool {
+        let idle_ttl = self.policies.of(entry.key().namespace()).idle_ttl;
+        let is_idle = idle_ttl.is_some_and(|by| entry.stored_at().after(by) <= self.clock.now());
+        !is_idle && self.is_live(entry)
+    }
+
     /// Marks the cache as closed; true for the first to do so.
     pub(super) fn close(&self) -> bool {
         !self.closed.swap(true, Ordering::AcqRel)

@@ -117,7 +117,13 @@ impl Budget {
 
     /// What is too much, if anything is; the parts may be negative, not both.
     pub(super) fn over(&self) -> Option<Tally> {
-        let (sums, quantum) = (self.sums(), self.quantum());
+        self.over_with(Tally::default())
+    }
+
+    /// What would be too much were this settled.
+    pub(super) fn over_with(&self, unsettled: Tally) -> Option<Tally> {
+        let (mut sums, quantum) = (self.sums(), self.quantum());
+        sums.add(unsettled);
         let room = self.bytes_max().saturating_sub(self.withheld() + self.beside());
         let over = Tally {
             entries: sums.entries - signed(self.entries_max.load(Ordering::Relaxed))

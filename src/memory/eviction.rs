@@ -1,17 +1,22 @@
 //! Who goes when there is too much: the least recently used of the whole tier, not of its shard.
 //!
-//! For each shard the evictor keeps a queue of the entries that were oldest when it last looked, and a bound: nothing
-//! in the shard is older. It takes from the shard with the oldest bound; a queued entry that was touched since fails
-//! the comparison of its stamp and is passed over. So the order is exact, a hit pays nothing for it, and the walk that
-//! fills a queue (slots only, under the shared lock) is paid by the hundreds of evictions it serves.
+//! Each shard has a queue of the entries that were oldest when it was last walked, and the evictor for each shard a
+//! bound: nothing there is older. It takes from the shard with the oldest bound; a queued entry that was touched since
+//! fails the comparison of its stamp and is passed over. So the order is exact, a hit pays nothing for it, and the walk
+//! that fills a queue (slots only) is paid by the hundreds of evictions it serves.
+//!
+//! Once order is loose, the evictor also publishes a cut: what was last touched before it is among the oldest
+//! sixty-fourth of the tier, and may go in any order. Whoever inserts then takes such entries out of the shard it has
+//! locked anyway, and needs the evictor only when there are none.
 //!
 //! A namespace with a share of its own has one more queue over all shards.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::sync::atomic::Ordering;
 
 use super::events::Cause;
-use super::shard::{Inner, Shard, Tally};
+use super::shard::{Inner, Tally};
 use super::state::State;
 use super::table::{Id, Slot};
 use super::ticks;
@@ -19,24 +24,26 @@ use crate::entry::Entry;
 
 #[derive(Debug)]
 pub(super) struct Evictor {
-    /// Per shard its victims.
-    queues: Vec<Queue>,
     /// Per shard, oldest first, a tick and the shard: nothing there is older. One for each shard, always.
     bounds: BinaryHeap<Reverse<(u64, usize)>>,
     /// The victims of a class, oldest last.
     of_class: HashMap<u8, Vec<(Victim, usize)>>,
 }
 
-/// The oldest of one shard when the evictor looked, oldest last: a stamp in the high half, an id in the low one, eight
+/// The oldest of one shard when it was walked, oldest last: a stamp in the high half, an id in the low one, eight
 /// bytes for each of a fifth of all entries.
 #[derive(Debug, Clone, Default)]
-struct Queue {
+pub(super) struct Queue {
     /// The tick of stamp 0 at that time.
     base: u64,
     victims: Vec<u64>,
 }
 
 impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.victims.is_empty()
+    }
+
     /// The tick of the oldest.
     fn oldest(&self) -> Option<u64> {
         self.victims.last().map(|victim| self.base + (victim >> 32))
@@ -71,11 +78,7 @@ struct Plan {
 
 impl Evictor {
     pub(super) fn new(shards: usize) -> Self {
-        Self {
-            queues: vec![Queue::default(); shards],
-            bounds: (0..shards).map(|shard| Reverse((0, shard))).collect(),
-            of_class: HashMap::new(),
-        }
+        Self { bounds: (0..shards).map(|shard| Reverse((0, shard))).collect(), of_class: HashMap::new() }
     }
 }
 
@@ -115,36 +118,56 @@ impl State {
 
     /// One bounded step; says whether there was anything left to evict.
     fn evict_some(&self, evictor: &mut Evictor, over: Tally, gone: &mut Vec<Entry>) -> bool {
-        let Evictor { queues, bounds, .. } = evictor;
-        for _ in 0..=self.shards.len() {
+        let bounds = &mut evictor.bounds;
+        // Each turn finds the oldest, or brings the bound of one shard up to what it holds.
+        for _ in 0..=self.shards.len() * 2 {
             let next_bound = second(bounds);
             let Some(mut first) = bounds.peek_mut() else { return false };
             let Reverse((bound, at)) = &mut *first;
-            let (Some(queue), Some(shard)) = (queues.get_mut(*at), self.shards.get(*at)) else {
-                return false;
-            };
-            if !queue.victims.is_empty() {
-                *bound = self.evict_from_shard(shard, queue, self.plan(over, next_bound), gone).max(*bound);
-                return true;
-            }
+            let Some(shard) = self.shards.get(*at) else { return false };
             // Before the walk: what comes into an empty shard after it is not older than this.
             let now = ticks::now();
-            collect_oldest(&shard.0.read(), queue);
-            *bound = queue.oldest().unwrap_or(now);
+            let plan = self.plan(over, next_bound);
+            let mut inner = shard.0.write();
+            let taken = gone.len();
+            if inner.is_walk_due() {
+                collect_oldest(&mut inner);
+            }
+            self.evict_from_shard(&mut inner, plan, gone);
+            self.budget.settle(std::mem::take(&mut inner.unsettled));
+            *bound = inner.queue.oldest().unwrap_or(if inner.table.len() == 0 { now } else { *bound });
+            if gone.len() > taken {
+                if !self.budget.is_strict() {
+                    self.cut.store(plan.tick_max, Ordering::Relaxed);
+                }
+                return true;
+            }
         }
         false
     }
 
-    /// Takes the oldest few of one shard; returns the new bound.
-    fn evict_from_shard(&self, shard: &Shard, queue: &mut Queue, plan: Plan, gone: &mut Vec<Entry>) -> u64 {
-        let mut last = 0;
-        let mut inner = shard.0.write();
+    /// Takes entries that are among the oldest of the tier out of a shard that is locked already, as many as are over
+    /// or a few; none when order is strict, or when the shard has none.
+    pub(super) fn evict_here(&self, inner: &mut Inner, over: Tally, gone: &mut Vec<Entry>) {
+        if inner.is_walk_due() {
+            collect_oldest(inner);
+        }
+        let tick_max = self.cut.load(Ordering::Relaxed);
+        if inner.queue.oldest().is_some_and(|oldest| oldest <= tick_max) {
+            let plan = Plan { tick_max, ..self.plan(over, tick_max) };
+            gone.reserve_exact(BATCH_MAX);
+            self.evict_from_shard(inner, plan, gone);
+        }
+    }
+
+    /// Takes the oldest few of one shard.
+    fn evict_from_shard(&self, inner: &mut Inner, plan: Plan, gone: &mut Vec<Entry>) {
+        let taken = gone.len();
         let mut left = plan.entries.min(inner.table.len() / 64 + 1);
-        inner.table.warm(queue.next(left));
+        inner.table.warm(inner.queue.next(left));
         while left > 0
-            && let Some(victim) = queue.pop(plan.tick_max)
+            && let Some(victim) = inner.queue.pop(plan.tick_max)
         {
-            last = victim.tick;
             let stamp = inner.stamp_near(victim.tick);
             if let Some(found) = inner.table.find_untouched(victim.id, stamp)
                 && let Some((id, entry)) = inner.table.remove(found)
@@ -155,13 +178,12 @@ impl State {
             }
         }
         // The entries are first read here, in a loop without dependences, so that their cache misses overlap.
+        let gone = gone.get(taken..).unwrap_or_default();
         std::hint::black_box(gone.iter().map(Entry::sequence).fold(0, u64::wrapping_add));
-        for entry in gone.iter() {
+        for entry in gone {
             inner.count(entry.namespace_number(), Tally::of(entry).negated());
         }
         inner.table.shrink();
-        self.budget.settle(std::mem::take(&mut inner.unsettled));
-        queue.oldest().unwrap_or(last)
     }
 
     /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
@@ -173,7 +195,7 @@ impl State {
         let sums = self.budget.sums();
         let mean = (sums.bytes / sums.entries.max(1)).max(1);
         let wanted = usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX);
-        let slack = ticks::now().saturating_sub(next_bound) / 128;
+        let slack = ticks::now().saturating_sub(next_bound) / LOOSE_PART;
         Plan { entries: wanted.clamp(BATCH_MIN, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
     }
 
@@ -228,7 +250,7 @@ impl State {
     }
 
     /// Tells of what was evicted, and drops it, under no lock.
-    fn let_go(&self, gone: &mut Vec<Entry>) {
+    pub(super) fn let_go(&self, gone: &mut Vec<Entry>) {
         if !gone.is_empty() {
             self.events.note_eviction();
         }
@@ -244,10 +266,10 @@ fn second(bounds: &BinaryHeap<Reverse<(u64, usize)>>) -> u64 {
     children.map(|Reverse((bound, _))| *bound).min().unwrap_or(u64::MAX)
 }
 
-/// Fills `queue`, oldest last, with the oldest of a shard, and with all that are as old as any in it.
-fn collect_oldest(inner: &Inner, queue: &mut Queue) {
-    queue.base = inner.tick_of(0);
-    let queue = &mut queue.victims;
+/// Fills the queue of a shard, oldest last, with its oldest entries, and with all that are as old as any in it.
+fn collect_oldest(inner: &mut Inner) {
+    let base = inner.tick_of(0);
+    let mut queue = std::mem::take(&mut inner.queue.victims);
     queue.clear();
     let len = inner.table.len();
     let wanted = (len / QUEUE_PART).clamp(QUEUE_MIN, QUEUE_MAX);
@@ -260,6 +282,7 @@ fn collect_oldest(inner: &Inner, queue: &mut Queue) {
         queue.truncate(wanted);
     }
     queue.sort_unstable_by(|a, b| b.cmp(a));
+    inner.queue = Queue { base, victims: queue };
 }
 
 /// A stamp that about `wanted` entries do not exceed, judged by a sample.
@@ -281,6 +304,9 @@ fn filled(inner: &Inner) -> impl Iterator<Item = &Slot> {
 fn victim(inner: &Inner, slot: &Slot) -> Victim {
     Victim { tick: inner.tick_of(slot.stamp()), id: slot.id() }
 }
+
+/// The oldest of the tier, one part in so many, may go in any order once order is loose.
+const LOOSE_PART: u64 = 64;
 
 /// The most entries evicted under one lock.
 const BATCH_MAX: usize = 14;

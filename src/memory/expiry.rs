@@ -95,25 +95,27 @@ impl State {
         let slots = inner.table.group(group);
         let mut at = slots.start;
         while slots.contains(&at) {
-            let Some(entry) = inner.table.slot(at).and_then(|slot| slot.entry()) else {
+            let slot = inner.table.slot(at);
+            let Some((slot, entry)) = slot.and_then(|slot| Some((slot, slot.entry()?))) else {
                 at += 1;
                 continue;
             };
-            if self.is_over(entry, now) {
+            let tick = inner.tick_of(slot.stamp());
+            if self.is_over(entry, tick, now) {
                 // What stands behind moves up into this place: look here again.
                 gone.extend(self.take(inner, at));
             } else {
-                earliest = earliest.min(self.due_of(entry));
+                earliest = earliest.min(self.due_of(entry, tick));
                 at += 1;
             }
         }
         inner.table.set_due(group, earliest);
     }
 
-    /// Whether nothing can be done with an entry any more: past its deadline and the grace of its namespace, or from
-    /// the future of a clock since set back.
-    fn is_over(&self, entry: &Entry, now: Timestamp) -> bool {
-        if entry.stored_at() > now {
+    /// Whether nothing can be done with an entry any more: past its deadline and the grace of its namespace, not used
+    /// for too long, or from the future of a clock since set back.
+    fn is_over(&self, entry: &Entry, tick: u64, now: Timestamp) -> bool {
+        if entry.stored_at() > now || self.idle_of(entry).is_some_and(|idle| tick < idle.floor(now)) {
             return true;
         }
         let grace_ms = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::grace_ms);
@@ -127,12 +129,17 @@ impl State {
         let is_shorter =
             self.namespaces.get(number).is_some_and(|namespace| namespace.set_grace_ms(grace_ms));
         if is_shorter {
-            // The marks count the longer one; forgetting them makes the next sweep look at every entry once.
-            for shard in &self.shards {
-                let mut inner = shard.0.write();
-                inner.table.forget_dues();
-                inner.next_due = 0;
-            }
+            // The marks count the longer one.
+            self.forget_dues();
+        }
+    }
+
+    /// Makes the next sweep look at every entry once.
+    pub(super) fn forget_dues(&self) {
+        for shard in &self.shards {
+            let mut inner = shard.0.write();
+            inner.table.forget_dues();
+            inner.next_due = 0;
         }
     }
 }

@@ -19,6 +19,7 @@ mod eviction;
 mod expiry;
 mod generations;
 mod huge;
+mod idle;
 #[cfg(test)]
 mod model;
 mod namespaces;
@@ -55,9 +56,8 @@ pub struct Memory(State);
 impl Memory {
     /// An empty tier with these limits.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "a clock is a handle, and the tier takes one")]
     pub fn new(limits: Limits, clock: Clock) -> Self {
-        Self(State::new(limits, &clock))
+        Self(State::new(limits, clock))
     }
 
     /// Sets other limits; what is over them leaves before this returns, in steps between which others go on.
@@ -115,6 +115,13 @@ impl Memory {
     /// Sets how long the sweeper leaves entries of a namespace after their deadline, for stale windows.
     pub fn set_grace(&self, namespace: &str, grace: Duration) {
         self.0.set_grace(namespace, u64::try_from(grace.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// Sets how long entries of a namespace live that nobody uses; `None` for as long as their deadline says. What
+    /// stands already counts as used now.
+    pub fn set_idle(&self, namespace: &str, lifetime: Option<Duration>) {
+        let lifetime_ms = lifetime.map_or(0, |by| u64::try_from(by.as_millis()).unwrap_or(u64::MAX).max(1));
+        self.0.set_idle(namespace, lifetime_ms);
     }
 
     /// What stands under `key`, which counts as a use. It may have expired: ask the entry.

@@ -481,3 +481,31 @@ fn the_accounts_come_to_zero_after_threads_have_done_everything_at_once() {
     assert_eq!(tier.0.budget.sums(), Tally::default());
     assert!(tier.0.namespaces.all().all(|(_, namespace)| namespace.bytes() == 0));
 }
+
+#[test]
+fn what_nobody_uses_is_over_after_its_idle_lifetime_unread_and_what_is_used_stays() {
+    let clock = Clock::manual(START);
+    let tier = Memory::new(Limits { bytes: 1 << 24, entries: None }, clock.clone());
+    tier.set_idle("i", Some(Duration::from_secs(64)));
+    for i in 0..100 {
+        assert_eq!(tier.insert(entry(&format!("i:{i}"), 8, i), || true), Insertion::Inserted);
+        assert_eq!(tier.insert(entry(&format!("plain:{i}"), 8, i), || true), Insertion::Inserted);
+    }
+    for _ in 0..10 {
+        clock.advance(Duration::from_secs(40));
+        assert!((0..10).all(|i| tier.get(key(&format!("i:{i}"))).is_some()), "used within its lifetime");
+    }
+    assert!((10..100).all(|i| tier.get(key(&format!("i:{i}"))).is_none()), "long over, and not swept yet");
+    assert!(tier.peek(key("i:50")).is_none());
+    assert_eq!(tier.usage_of("i").entries, 100);
+    while tier.sweep(clock.now()).is_more_due {}
+    assert_eq!((tier.usage_of("i").entries, tier.usage_of("plain").entries), (10, 100));
+    // A peek is no use.
+    clock.advance(Duration::from_secs(40));
+    assert!(tier.peek(key("i:0")).is_some());
+    clock.advance(Duration::from_secs(24));
+    assert!(tier.get(key("i:0")).is_none());
+    while tier.sweep(clock.now()).is_more_due {}
+    assert_eq!(tier.usage_of("i").entries, 0);
+    assert!(tier.get(key("plain:5")).is_some());
+}

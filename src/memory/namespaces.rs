@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Or
 
 use parking_lot::Mutex;
 
+use super::idle::Idle;
+
 /// One namespace, and what is set for it.
 #[derive(Debug)]
 pub(super) struct Namespace {
@@ -21,6 +23,8 @@ pub(super) struct Namespace {
     bytes: AtomicI64,
     /// How long the sweeper leaves an entry after its deadline, in ms.
     grace_ms: AtomicU64,
+    /// How long an entry lives that nobody uses.
+    pub(super) idle: Idle,
 }
 
 impl Namespace {
@@ -31,6 +35,7 @@ impl Namespace {
             class: AtomicU8::new(0),
             bytes: AtomicI64::new(0),
             grace_ms: AtomicU64::new(0),
+            idle: Idle::default(),
         }
     }
 

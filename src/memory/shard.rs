@@ -6,6 +6,7 @@
 
 use parking_lot::RwLock;
 
+use super::eviction::Queue;
 use super::table::{Due, Id, NEVER_DUE, Table};
 use crate::entry::Entry;
 
@@ -25,6 +26,8 @@ pub(super) struct Inner {
     pub(super) tallies: Vec<Tally>,
     /// What came in, replacing or not, since the watch of the resident size was told.
     pub(super) arrived: i64,
+    /// What was oldest here when the shard was last walked.
+    pub(super) queue: Queue,
     /// What came in less what went out since the last settlement with the whole tier.
     pub(super) unsettled: Tally,
 }
@@ -59,6 +62,7 @@ impl Shard {
             next_due: NEVER_DUE,
             tallies: Vec::new(),
             arrived: 0,
+            queue: Queue::default(),
             unsettled: Tally::default(),
         }))
     }
@@ -86,6 +90,11 @@ impl Inner {
         self.table.lower_stamps(self.stamp_near(new_base));
         self.base = new_base;
         self.stamp_near(tick)
+    }
+
+    /// Whether there are entries, and no victims among them are known.
+    pub(super) fn is_walk_due(&self) -> bool {
+        self.queue.is_empty() && self.table.len() > 0
     }
 
     /// Adds an entry whose key is not here.

@@ -3,10 +3,11 @@
 //! What a hit costs: one hash, one shared lock of one of many shards, one comparison of the key, one stamp, one count
 //! of the entry; no allocation, no copy of the body, no line that another core's hit on another key writes.
 //!
-//! Lock order: the evictor, then one shard; never two shards. Nothing is dropped or called back under a shard's lock
+//! Lock order: the evictor, then one shard, then the marks of a namespace; never two shards. Nothing is dropped or called back under a shard's lock
 //! but `admit`, which must be short and take no lock of the tier.
 
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -15,6 +16,7 @@ use super::events::{Cause, Events};
 use super::eviction::Evictor;
 use super::expiry::Hand;
 use super::huge::Gathered;
+use super::idle::Idle;
 use super::namespaces::{Namespace, Namespaces};
 use super::resident::Resident;
 use super::shard::{Inner, Shard, Tally};
@@ -33,12 +35,19 @@ pub(super) struct State {
     pub(super) namespaces: Namespaces,
     /// Who evicts holds this; it guards the queues of victims.
     pub(super) evictor: Mutex<Evictor>,
+    /// While order is loose, what was last touched at this tick or before may be evicted by anyone. Written by whoever
+    /// holds the evictor.
+    pub(super) cut: AtomicU64,
     /// How far the sweep has come.
     pub(super) hand: Mutex<Hand>,
     pub(super) events: Events,
     pub(super) resident: Resident,
     /// Held by whoever gathers pages.
     pub(super) gathered: Mutex<Gathered>,
+    /// Asked where a namespace has an idle lifetime, by nobody else.
+    clock: Clock,
+    /// Whether any namespace ever had one.
+    has_idle: AtomicBool,
     /// Where coarse deadlines begin to count.
     started_at: Timestamp,
 }
@@ -59,7 +68,7 @@ pub enum Insertion {
 }
 
 impl State {
-    pub(super) fn new(limits: Limits, clock: &Clock) -> Self {
+    pub(super) fn new(limits: Limits, clock: Clock) -> Self {
         let shards = shard_count(limits);
         Self {
             budget: Budget::new(limits, shards),
@@ -67,11 +76,14 @@ impl State {
             hasher: foldhash::quality::RandomState::default(),
             namespaces: Namespaces::new(),
             evictor: Mutex::new(Evictor::new(shards)),
+            cut: AtomicU64::new(0),
             hand: Mutex::default(),
             events: Events::new(),
             resident: Resident::default(),
             gathered: Mutex::default(),
             started_at: clock.now(),
+            has_idle: AtomicBool::new(false),
+            clock,
         }
     }
 
@@ -81,16 +93,30 @@ impl State {
         let (shard, hash) = self.locate(key);
         let inner = shard.0.read();
         let (_, slot) = inner.table.find(hash, key)?;
+        let entry = slot.entry()?;
+        if let Some(idle) = self.idle_of(entry) {
+            let now = self.clock.now();
+            if inner.tick_of(slot.stamp()) < idle.floor(now) {
+                return None;
+            }
+            slot.touch(inner.stamp_near(idle.touch(now)), 1);
+            return Some(entry.clone());
+        }
         let is_strict = self.budget.is_strict();
         slot.touch(inner.stamp_near(ticks::next(is_strict)), ticks::least_apart(is_strict));
-        slot.entry().cloned()
+        Some(entry.clone())
     }
 
     pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<Entry> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
         let inner = shard.0.read();
-        inner.table.find(hash, key)?.1.entry().cloned()
+        let slot = inner.table.find(hash, key)?.1;
+        let entry = slot.entry()?;
+        let is_idle = self
+            .idle_of(entry)
+            .is_some_and(|idle| inner.tick_of(slot.stamp()) < idle.floor(self.clock.now()));
+        (!is_idle).then(|| entry.clone())
     }
 
     /// Puts `entry` under its key if `may_take`, shown what stands there, and then `admit` say so.
@@ -121,7 +147,11 @@ impl State {
                 (Insertion::Inserted, None)
             }
         };
-        let is_settled = self.settle(&mut inner);
+        let mut gone = Vec::new();
+        if let Some(over) = self.over_here(&inner) {
+            self.evict_here(&mut inner, over, &mut gone);
+        }
+        let is_settled = self.settle(&mut inner) || !gone.is_empty();
         let arrived =
             if is_settled || inner.arrived > ARRIVED_MAX { std::mem::take(&mut inner.arrived) } else { 0 };
         drop(inner);
@@ -131,6 +161,7 @@ impl State {
         if let Some(old) = old {
             self.events.record(&old, Cause::Replaced);
         }
+        self.let_go(&mut gone);
         if insertion != Insertion::Bypassed {
             self.keep_within(is_settled, number);
         }
@@ -175,14 +206,42 @@ impl State {
         (&self.shards[at], hash as u32)
     }
 
-    /// The coarse deadline of an entry: when the sweeper should look at it.
-    pub(super) fn due_of(&self, entry: &Entry) -> Due {
+    /// The coarse deadline of an entry last used at `tick`: when the sweeper should look at it.
+    pub(super) fn due_of(&self, entry: &Entry, tick: u64) -> Due {
+        let idle_due = self.idle_of(entry).map_or(NEVER_DUE, |idle| self.due_at(idle.over_at(tick)));
         let expires_at = entry.expires_at();
         if expires_at == Timestamp::NEVER {
-            return NEVER_DUE;
+            return idle_due;
         }
         let grace_ms = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::grace_ms);
-        self.due_at(Timestamp::from_millis(expires_at.as_millis().saturating_add(grace_ms)))
+        idle_due.min(self.due_at(Timestamp::from_millis(expires_at.as_millis().saturating_add(grace_ms))))
+    }
+
+    /// The idle lifetime of an entry's namespace, where it has one.
+    #[inline]
+    pub(super) fn idle_of(&self, entry: &Entry) -> Option<&Idle> {
+        // Read by every hit, written once at most.
+        if !self.has_idle.load(Ordering::Relaxed) {
+            return None;
+        }
+        let idle = &self.namespaces.get(entry.namespace_number())?.idle;
+        (idle.lifetime_ms() > 0).then_some(idle)
+    }
+
+    /// Sets how long entries of a namespace live that nobody uses; 0 for as long as their deadline says.
+    pub(super) fn set_idle(&self, name: &str, lifetime_ms: u64) {
+        let Some(namespace) = self.namespaces.get(self.namespaces.number(name.as_bytes())) else { return };
+        namespace.idle.set(lifetime_ms, self.clock.now());
+        self.has_idle.store(true, Ordering::Relaxed);
+        self.forget_dues();
+    }
+
+    /// The tick of a use of this entry now.
+    fn tick(&self, entry: &Entry) -> u64 {
+        match self.idle_of(entry) {
+            Some(idle) => idle.touch(self.clock.now()),
+            None => ticks::next(self.budget.is_strict()),
+        }
     }
 
     /// The coarse mark of a point in time, rounded down.
@@ -215,6 +274,15 @@ impl State {
             self.budget.settle(std::mem::take(&mut inner.unsettled));
         }
         must
+    }
+
+    /// What is too much, when a shard is about to settle and may evict by itself.
+    #[inline]
+    fn over_here(&self, inner: &Inner) -> Option<Tally> {
+        if self.budget.is_strict() || !self.budget.must_settle(inner.unsettled) {
+            return None;
+        }
+        self.budget.over_with(inner.unsettled)
     }
 
     /// Gives way where the process holds more than it should.
@@ -278,20 +346,22 @@ impl State {
     fn add(&self, inner: &mut Inner, hash: u32, entry: Entry) {
         // Asked under the lock: `set_share` walks the shards after it has set the class.
         let class = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::class);
-        let (id, due) = (Id::new(hash, class), self.due_of(&entry));
+        let tick = self.tick(&entry);
+        let (id, due) = (Id::new(hash, class), self.due_of(&entry, tick));
         let tally = Tally::of(&entry);
         inner.arrived += tally.bytes;
         self.count(inner, id, &entry, tally);
-        inner.insert(id, entry, ticks::next(self.budget.is_strict()), due);
+        inner.insert(id, entry, tick, due);
     }
 
     fn replace(&self, inner: &mut Inner, at: usize, entry: Entry) -> Option<Entry> {
         let id = inner.table.slot(at)?.id();
-        let due = self.due_of(&entry);
+        let tick = self.tick(&entry);
+        let due = self.due_of(&entry, tick);
         let tally = Tally::of(&entry);
         inner.arrived += tally.bytes;
         self.count(inner, id, &entry, tally);
-        let old = inner.replace(at, entry, ticks::next(self.budget.is_strict()), due)?;
+        let old = inner.replace(at, entry, tick, due)?;
         self.count(inner, id, &old, Tally::of(&old).negated());
         Some(old)
     }

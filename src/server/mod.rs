@@ -111,7 +111,7 @@ fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<
         .clock(clock);
     for (namespace, own) in &settings.namespaces {
         let policy = Policy::with_ttl(own.ttl).client_max_age(own.client_max_age.unwrap_or(own.ttl));
-        let policy = policy.jitter(own.jitter).max_share(own.max_share);
+        let policy = policy.jitter(own.jitter).idle_ttl(own.idle_ttl).max_share(own.max_share);
         builder = builder.policy(&Namespace::parse(namespace.as_str())?, policy);
     }
     builder.open()

@@ -400,3 +400,31 @@ async fn figures_tell_how_long_sources_took() {
     assert_eq!(stats.all.misses_by(MissReason::Failed), 1);
     assert_eq!(stats.all.operations(Operation::Load), 2);
 }
+
+#[test]
+fn what_nobody_uses_is_over_in_memory_and_on_disk_and_each_use_prolongs_it() {
+    let directory = tempdir().unwrap();
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let policy = Policy::with_ttl(Duration::from_hours(1)).idle_ttl(Some(Duration::from_secs(64)));
+    let open = || {
+        let cache = Cache::builder().memory(1 << 20).clock(clock.clone());
+        let cache = cache.policy(&Namespace::parse("idle").unwrap(), policy);
+        cache.data_dir(DataDir::open(directory.path()).unwrap()).open().unwrap()
+    };
+    let cache = open();
+    cache.set(key("idle:used"), b"v").unwrap();
+    cache.set(key("idle:unused"), b"v").unwrap();
+    cache.flush().unwrap();
+    for _ in 0..3 {
+        clock.advance(Duration::from_secs(40));
+        assert!(cache.get(key("idle:used")).unwrap().is_some());
+    }
+    assert!(cache.get(key("idle:unused")).unwrap().is_none(), "neither in memory nor from disk");
+    cache.set(key("idle:new"), b"v").unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    clock.advance(Duration::from_secs(30));
+    let cache = open();
+    assert!(cache.get(key("idle:new")).unwrap().is_some(), "stored less than its idle lifetime ago");
+    assert!(cache.get(key("idle:used")).unwrap().is_none(), "when it was last used is not known any more");
+}

@@ -10,6 +10,8 @@ mod config;
 mod conformance;
 mod content;
 mod library;
+mod linearizable;
+mod memory;
 mod readme;
 mod restart;
 mod routes;
