@@ -7,24 +7,17 @@
 
 use std::time::{Duration, Instant};
 
-use hifz::clock::{Timestamp, monotonic_now};
-use hifz::source::{Loaded, Loading, Source};
+use hifz::clock::monotonic_now;
+use hifz::source::{Ask, Loaded, Loading, Source};
 use hifz::{Cache, Key, KeyRef, Namespace};
 
 /// Answers at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Instantly;
 
 impl Source for Instantly {
-    fn load<'l>(&'l self, _: KeyRef<'l>) -> Loading<'l> {
-        Box::pin(async {
-            Ok(Some(Loaded {
-                body: vec![7; 100],
-                content_type: "text/plain".into(),
-                modified_at: Timestamp::from_millis(0),
-                tags: Vec::new(),
-            }))
-        })
+    fn load<'l>(&'l self, _: Ask<'l>) -> Loading<'l> {
+        Box::pin(async { Ok(Loaded::new(vec![7; 100]).content_type("text/plain").into()) })
     }
 }
 
@@ -37,7 +30,7 @@ fn main() {
     report("set, 100 B", &keys, |key| cache.set(key, [7; 100]).unwrap());
     report("get, hit", &keys, |key| assert!(cache.get(key).unwrap().is_some()));
     report("get_or_load, hit", &keys, |key| {
-        runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap().unwrap();
+        runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap();
     });
     report("exists", &keys, |key| assert!(cache.exists(key).unwrap()));
     let namespace = Namespace::parse("bench").unwrap();
@@ -50,7 +43,7 @@ fn main() {
     );
     report("get_or_load, miss", &keys, |key| {
         cache.delete(key).unwrap();
-        runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap().unwrap();
+        runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap();
     });
     cache.close().unwrap();
 }

@@ -19,16 +19,22 @@ pub(crate) fn encode<T: Encode>(value: &T) -> Result<Vec<u8>> {
 
 /// The value in `bytes`, all of which must belong to it.
 pub(crate) fn decode<'b, T: BorrowDecode<'b, ()>>(bytes: &'b [u8]) -> Result<T> {
+    let (value, rest) = decode_first(bytes)?;
+    if !rest.is_empty() {
+        return Err(not_trusted(format!("has {} bytes after its end", rest.len())));
+    }
+    Ok(value)
+}
+
+/// The value that `bytes` begin with, and what follows it.
+pub(crate) fn decode_first<'b, T: BorrowDecode<'b, ()>>(bytes: &'b [u8]) -> Result<(T, &'b [u8])> {
     let (format, rest) = bytes.split_first().ok_or_else(|| not_trusted("is empty"))?;
     if *format != FORMAT {
         return Err(not_trusted(format!("has format {format}, this version reads {FORMAT}")));
     }
     let (value, read) = bincode::borrow_decode_from_slice(rest, CONFIG)
         .map_err(|error| not_trusted("cannot be decoded").because(error))?;
-    if read != rest.len() {
-        return Err(not_trusted(format!("has {} bytes after its end", rest.len() - read)));
-    }
-    Ok(value)
+    Ok((value, rest.split_at(read).1))
 }
 
 /// `value` of any serde type as bytes, format byte first.

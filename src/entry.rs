@@ -8,6 +8,7 @@ mod block;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
@@ -129,6 +130,13 @@ impl Entry {
         now < self.expires_at() && self.stored_at() <= now
     }
 
+    /// How long its lifetime has been over at `now`; `None` while it is fresh, and for what was stored in the future by
+    /// a clock since set back, of which nobody can tell.
+    #[must_use]
+    pub fn overdue(&self, now: Timestamp) -> Option<Duration> {
+        (self.stored_at() <= now && self.expires_at() <= now).then(|| now.since(self.expires_at()))
+    }
+
     /// As [`Entry::is_fresh`] at the present of `clock`, exactly, but asking for the exact time only near a deadline.
     #[must_use]
     pub fn is_fresh_by(&self, clock: &Clock) -> bool {
@@ -245,12 +253,41 @@ impl<'h> Head<'h> {
         codec::encode(self)
     }
 
-    /// Reads what [`Head::encode`] wrote.
+    /// Reads what [`Head::encode`] wrote; what its source said of its lifetime may follow it.
     ///
     /// # Errors
     /// When the bytes are not of this version.
     pub fn decode(bytes: &'h [u8]) -> Result<Self> {
-        codec::decode(bytes)
+        codec::decode_first(bytes).map(|(head, _)| head)
+    }
+}
+
+/// What the source of a value said of it beyond its deadline; stands after the [`Head`], if it said anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, BorrowDecode)]
+pub(crate) struct Terms<'t> {
+    /// Its own lifetime.
+    pub(crate) ttl_ms: Option<u64>,
+    /// What the source knows this state of the value by.
+    pub(crate) validator: Option<&'t str>,
+    /// Its own window while it is loaded anew.
+    pub(crate) stale_while_revalidate_ms: Option<u64>,
+    /// Its own window when the source fails.
+    pub(crate) stale_if_error_ms: Option<u64>,
+}
+
+impl<'t> Terms<'t> {
+    /// Adds them to an encoded head.
+    pub(crate) fn append(&self, head: &mut Vec<u8>) -> Result<()> {
+        if *self != Self::default() {
+            head.extend(codec::encode(self)?);
+        }
+        Ok(())
+    }
+
+    /// Those of `entry`; none when its head carries none.
+    pub(crate) fn of(entry: &'t Entry) -> Self {
+        let Ok((_, rest)) = codec::decode_first::<Head<'_>>(entry.head()) else { return Self::default() };
+        codec::decode(rest).unwrap_or_default()
     }
 }
 
@@ -353,6 +390,32 @@ mod tests {
     fn a_head_comes_back_as_it_was() {
         let head = Head { content_type: "application/json", etag: 7, modified_at_ms: 9 };
         assert_eq!(Head::decode(&head.encode().unwrap()).unwrap(), head);
+    }
+
+    #[test]
+    fn terms_follow_a_head_and_a_head_without_them_has_none() {
+        let head = Head { content_type: "text/plain", etag: 7, modified_at_ms: 9 };
+        let entry = |head: &[u8]| {
+            let (at, never) = (Timestamp::from_millis(1), Timestamp::NEVER);
+            let parts = Parts { head, body: b"b", tags: &[], stored_at: at, expires_at: never, sequence: 1 };
+            Entry::new(KeyRef::parse("a:b").unwrap(), &parts)
+        };
+        let terms = Terms { validator: Some("v1"), stale_while_revalidate_ms: Some(5), ..Terms::default() };
+        let mut bytes = head.encode().unwrap();
+        assert_eq!(Terms::of(&entry(&bytes)), Terms::default());
+        terms.append(&mut bytes).unwrap();
+        let entry = entry(&bytes);
+        assert_eq!(Terms::of(&entry), terms);
+        assert_eq!(Head::decode(entry.head()).unwrap(), head);
+    }
+
+    #[test]
+    fn an_entry_is_overdue_from_its_deadline_on_and_never_when_it_was_stored_in_the_future() {
+        let entry = entry(10, 20);
+        for (now, overdue) in [(9, None), (19, None), (20, Some(0)), (25, Some(5))] {
+            let expected = overdue.map(Duration::from_millis);
+            assert_eq!(entry.overdue(Timestamp::from_millis(now)), expected, "at {now}");
+        }
     }
 
     #[test]

@@ -1,35 +1,348 @@
 //! Where a value comes from on a miss.
+//!
+//! A [`Source`] is asked for one key at a time and says what it has: a value with, where it knows better than the
+//! policy of its namespace, lifetimes of its own; that nothing changed since it was last asked; that there is none; or
+//! that it does not know, which is an error. It does not know who asks, nor what is kept of its answer.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::error::Result;
-use crate::key::KeyRef;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Key, KeyRef};
 
-/// What a source answered for a key.
-#[derive(Debug, Clone)]
+/// A value as its source gave it.
+///
+/// ```
+/// use std::time::Duration;
+/// use hifz::source::Loaded;
+///
+/// let loaded = Loaded::new("{}").content_type("application/json").ttl(Duration::from_secs(60)).tag("pages");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Loaded {
     /// The value.
     pub body: Vec<u8>,
     /// Its media type.
     pub content_type: Cow<'static, str>,
-    /// When the content was last changed.
-    pub modified_at: Timestamp,
+    /// When the content was last changed; `None`: when it was loaded.
+    pub modified_at: Option<Timestamp>,
     /// The tags it can be invalidated by.
-    pub tags: Vec<&'static str>,
+    pub tags: Vec<Cow<'static, str>>,
+    /// How long it is fresh; `None`: as its namespace says.
+    pub ttl: Option<Duration>,
+    /// How long it may be served after that while it is loaded anew; `None`: as its namespace says.
+    pub stale_while_revalidate: Option<Duration>,
+    /// How long it may be served after that when its source fails; `None`: as its namespace says.
+    pub stale_if_error: Option<Duration>,
+    /// What the source will know this state of the value by when it is asked again, such as an entity tag.
+    pub validator: Option<String>,
+    /// Whether it may be kept, and shared with others who ask at the same time.
+    pub is_stored: bool,
 }
 
-/// A load under way: a value, "there is none", or an error.
-pub type Loading<'l> = Pin<Box<dyn Future<Output = Result<Option<Loaded>>> + Send + 'l>>;
+impl Loaded {
+    /// A value to be kept for as long as its namespace says.
+    #[must_use]
+    pub fn new(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            body: body.into(),
+            content_type: Cow::Borrowed("application/octet-stream"),
+            modified_at: None,
+            tags: Vec::new(),
+            ttl: None,
+            stale_while_revalidate: None,
+            stale_if_error: None,
+            validator: None,
+            is_stored: true,
+        }
+    }
+
+    /// The same value, of this media type. Default: `application/octet-stream`.
+    #[must_use]
+    pub fn content_type(mut self, content_type: impl Into<Cow<'static, str>>) -> Self {
+        self.content_type = content_type.into();
+        self
+    }
+
+    /// The same value, last changed then. Default: when it was loaded.
+    #[must_use]
+    pub fn modified_at(mut self, at: Timestamp) -> Self {
+        self.modified_at = Some(at);
+        self
+    }
+
+    /// The same value, with one more tag to be invalidated by.
+    #[must_use]
+    pub fn tag(mut self, tag: impl Into<Cow<'static, str>>) -> Self {
+        self.tags.push(tag.into());
+        self
+    }
+
+    /// The same value, fresh for so long. Default: as its namespace says.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+
+    /// The same value, to be served for so long after that while it is loaded anew. Default: as its namespace says.
+    #[must_use]
+    pub fn stale_while_revalidate(mut self, window: Duration) -> Self {
+        self.stale_while_revalidate = Some(window);
+        self
+    }
+
+    /// The same value, to be served for so long after that when the source fails. Default: as its namespace says.
+    #[must_use]
+    pub fn stale_if_error(mut self, window: Duration) -> Self {
+        self.stale_if_error = Some(window);
+        self
+    }
+
+    /// The same value, which the source will know by `validator` when it is asked again. Default: none.
+    #[must_use]
+    pub fn validator(mut self, validator: impl Into<String>) -> Self {
+        self.validator = Some(validator.into());
+        self
+    }
+
+    /// The same value, for the caller alone: not kept, and not given to others who wait for it.
+    #[must_use]
+    pub fn do_not_store(mut self) -> Self {
+        self.is_stored = false;
+        self
+    }
+}
+
+/// What a source answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Load {
+    /// This is the value.
+    Value(Loaded),
+    /// The value that [`Ask::validator`] or [`Ask::modified_at`] speaks of is still the right one.
+    NotModified,
+    /// There is none. Remembered for as long as the namespace says.
+    Absent,
+}
+
+impl From<Loaded> for Load {
+    fn from(loaded: Loaded) -> Self {
+        Self::Value(loaded)
+    }
+}
+
+impl From<Option<Loaded>> for Load {
+    fn from(found: Option<Loaded>) -> Self {
+        found.map_or(Self::Absent, Self::Value)
+    }
+}
+
+/// What a source is asked.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Ask<'a> {
+    /// The key.
+    pub key: KeyRef<'a>,
+    /// The validator that came with the value that is still held; answer [`Load::NotModified`] if it still holds.
+    pub validator: Option<&'a str>,
+    /// When the value that is still held was last changed.
+    pub modified_at: Option<Timestamp>,
+    room: &'a Room,
+}
+
+impl<'a> Ask<'a> {
+    /// A question for `key`, whose answer takes its room from `room`.
+    #[must_use]
+    pub fn new(key: KeyRef<'a>, room: &'a Room) -> Self {
+        Self { key, validator: None, modified_at: None, room }
+    }
+
+    /// Takes room for so many more bytes of the answer. A source that reads a body piece by piece asks before each, so
+    /// that all loads under way together stay within their bound; what arrives in one piece is counted by the cache.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Busy`] when there is none left.
+    pub fn take_room(&self, bytes: u64) -> Result<()> {
+        self.room.take(bytes)
+    }
+
+    /// What the answer holds so far.
+    pub(crate) fn taken_room(&self) -> u64 {
+        self.room.taken()
+    }
+}
+
+/// What one load may hold of the bytes that all loads share; given back when dropped.
+#[derive(Debug)]
+pub struct Room {
+    shared: Arc<AtomicU64>,
+    bytes_max: u64,
+    /// What this load holds. Raised by its own task only.
+    taken: AtomicU64,
+}
+
+impl Room {
+    /// A share of the bytes counted in `shared`, of which there are `bytes_max`.
+    pub(crate) fn of(shared: Arc<AtomicU64>, bytes_max: u64) -> Self {
+        Self { shared, bytes_max, taken: AtomicU64::new(0) }
+    }
+
+    /// Room of its own: for tests of sources.
+    #[must_use]
+    pub fn alone(bytes_max: u64) -> Self {
+        Self::of(Arc::default(), bytes_max)
+    }
+
+    /// What this load holds.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn take(&self, bytes: u64) -> Result<()> {
+        let before = self.shared.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.bytes_max {
+            self.shared.fetch_sub(bytes, Ordering::Relaxed);
+            let most = self.bytes_max;
+            let message =
+                format!("loads under way hold {before} bytes, {bytes} more are over the {most} they may");
+            return Err(Error::new(ErrorKind::Busy, message));
+        }
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.shared.fetch_sub(self.taken(), Ordering::Relaxed);
+    }
+}
+
+/// A load under way: what the source has, or an error when it does not know.
+pub type Loading<'l> = Pin<Box<dyn Future<Output = Result<Load>> + Send + 'l>>;
 
 /// A system of record that the cache stands before.
 ///
-/// The caller guarantees at most one load a key at a time. The implementation must answer `Ok(None)` for what does not
-/// exist (an error means "unknown"), must not block the executor, and must tolerate being dropped at any await.
+/// The caller guarantees at most one load a key at a time, but for values that the source says not to store. The
+/// implementation must answer [`Load::Absent`] for what does not exist (an error means "unknown"), must not block the
+/// executor, and must tolerate being dropped at any await, which is how a load that takes too long ends. A load goes on
+/// when the caller who began it has gone, so a source is handed to the cache as something cheap to clone: a handle, or
+/// an [`Arc`].
+///
+/// ```
+/// use std::sync::Arc;
+/// use hifz::source::{Ask, Load, Loaded, Loading, Source};
+/// use hifz::{Cache, Key, Outcome};
+///
+/// #[derive(Debug)]
+/// struct Greetings;
+///
+/// impl Source for Greetings {
+///     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+///         Box::pin(async move {
+///             Ok(match ask.key.as_str() {
+///                 "greetings:en" => Loaded::new("good morning").content_type("text/plain").into(),
+///                 _ => Load::Absent,
+///             })
+///         })
+///     }
+/// }
+///
+/// let (cache, source) = (Cache::builder().open()?, Arc::new(Greetings));
+/// let key = Key::parse("greetings:en")?;
+/// let answer = cache.get_or_load_blocking(key.as_key_ref(), &source)?;
+/// assert_eq!(answer.outcome, Outcome::Miss);
+/// assert_eq!(answer.entry.unwrap().body(), b"good morning");
+/// assert_eq!(cache.get_or_load_blocking(key.as_key_ref(), &source)?.outcome, Outcome::Hit);
+/// # Ok::<(), hifz::Error>(())
+/// ```
 pub trait Source: Send + Sync + fmt::Debug {
-    /// The value of `key` as it is now.
-    fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l>;
+    /// What there is under the key now.
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l>;
+
+    /// Whether `loaded` may be kept and served under `key`. What is refused never takes the place of a good value.
+    ///
+    /// # Errors
+    /// With what is wrong about it.
+    fn validate(&self, key: KeyRef<'_>, loaded: &Loaded) -> Result<()> {
+        let _ = (key, loaded);
+        Ok(())
+    }
+
+    /// What it is called in health and logs. Sources of one name share one breaker.
+    fn name(&self) -> &str {
+        std::any::type_name::<Self>()
+    }
+}
+
+impl<S: Source + ?Sized> Source for Arc<S> {
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+        (**self).load(ask)
+    }
+
+    fn validate(&self, key: KeyRef<'_>, loaded: &Loaded) -> Result<()> {
+        (**self).validate(key, loaded)
+    }
+
+    fn name(&self) -> &str {
+        (**self).name()
+    }
+}
+
+/// A source out of an async function from a key to a value or "there is none".
+///
+/// ```
+/// use hifz::source::{Loaded, from_fn};
+/// use hifz::{Cache, Key};
+///
+/// let cache = Cache::builder().open()?;
+/// let lengths = from_fn("lengths", |key: Key| async move {
+///     Ok(Some(Loaded::new(key.as_str().len().to_string())))
+/// });
+/// let answer = cache.get_or_load_blocking(Key::parse("length:12")?.as_key_ref(), &lengths)?;
+/// assert_eq!(answer.entry.unwrap().body(), b"9");
+/// # Ok::<(), hifz::Error>(())
+/// ```
+pub fn from_fn<F, L>(name: &'static str, load: F) -> FromFn<F>
+where
+    F: Fn(Key) -> L + Send + Sync,
+    L: Future<Output = Result<Option<Loaded>>> + Send + 'static,
+{
+    FromFn { name, load }
+}
+
+/// What [`from_fn`] makes.
+#[derive(Clone)]
+pub struct FromFn<F> {
+    name: &'static str,
+    load: F,
+}
+
+impl<F, L> Source for FromFn<F>
+where
+    F: Fn(Key) -> L + Send + Sync,
+    L: Future<Output = Result<Option<Loaded>>> + Send + 'static,
+{
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+        let loading = (self.load)(ask.key.to_key());
+        Box::pin(async move { Ok(loading.await?.into()) })
+    }
+
+    fn name(&self) -> &str {
+        self.name
+    }
+}
+
+impl<F> fmt::Debug for FromFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("FromFn").field(&self.name).finish()
+    }
 }

@@ -17,8 +17,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::clock::{Clock, Timestamp};
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::KeyRef;
-use crate::source::{Loaded, Loading, Source};
+use crate::source::{Ask, Load, Loaded, Loading, Source};
 
 use super::Written;
 use super::database::{Database, Rows, WriteRows};
@@ -217,22 +216,23 @@ impl BookmarksOf {
 }
 
 impl Source for BookmarksOf {
-    fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l> {
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
         // Another key is another user's, or no user's: nothing of this one may ever stand there.
-        let is_own = Content::of(key) == Some(Content::Bookmarks(self.user.hash));
+        let is_own = Content::of(ask.key) == Some(Content::Bookmarks(self.user.hash));
         let own = self.clone();
         Box::pin(async move {
             if !is_own {
-                return Ok(None);
+                return Ok(Load::Absent);
             }
             let (list, modified_at) = blocking::unblock(move || own.bookmarks.list(&own.user.id)).await?;
-            Ok(Some(Loaded {
-                body: rendered(&list)?,
-                content_type: "application/json".into(),
-                modified_at,
-                tags: vec![Content::Bookmarks(self.user.hash).tag()],
-            }))
+            let loaded = Loaded::new(rendered(&list)?).content_type("application/json");
+            let tag = Content::Bookmarks(self.user.hash).tag();
+            Ok(loaded.modified_at(modified_at).tag(tag).into())
         })
+    }
+
+    fn name(&self) -> &'static str {
+        "bookmarks"
     }
 }
 

@@ -28,8 +28,7 @@ use std::sync::Arc;
 
 use crate::clock::Clock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::KeyRef;
-use crate::source::{Loaded, Loading, Source as LoadSource};
+use crate::source::{Ask, Load, Loaded, Loading, Source as LoadSource};
 
 use database::{Database, ReadRows, WriteRows, not_trusted};
 use documents::Put;
@@ -437,13 +436,17 @@ impl Store {
 }
 
 impl LoadSource for Store {
-    fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l> {
-        let content = Content::of(key);
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+        let content = Content::of(ask.key);
         let store = self.clone();
         Box::pin(async move {
-            let Some(content) = content else { return Ok(None) };
-            blocking::unblock(move || store.rendered(&content)).await
+            let Some(content) = content else { return Ok(Load::Absent) };
+            Ok(blocking::unblock(move || store.rendered(&content)).await?.into())
         })
+    }
+
+    fn name(&self) -> &'static str {
+        "content store"
     }
 }
 

@@ -33,13 +33,11 @@ pub(super) fn value(rows: &ReadRows, content: &Content) -> Result<Option<Loaded>
         }
         Content::Bookmarks(_) => Ok(None),
     }?;
-    Ok(found.map(|(body, modified_at)| Loaded {
-        body,
-        content_type: "application/json".into(),
-        modified_at,
-        tags: vec![content.tag()],
+    Ok(found.map(|(body, modified_at)| {
+        Loaded::new(body).content_type("application/json").modified_at(modified_at).tag(content.tag())
     }))
 }
+
 /// The list of surahs.
 pub(super) fn surah_list(rows: &ReadRows) -> Result<SurahList> {
     let surahs = rows.surahs()?;

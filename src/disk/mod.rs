@@ -129,7 +129,6 @@ impl Disk {
     }
 
     /// Sets how long records of a namespace are kept past their deadline, from now on; for stale windows.
-    #[cfg_attr(not(test), expect(dead_code, reason = "stale windows come with the fresh part of the engine"))]
     pub(crate) fn set_grace(&self, namespace: &str, grace: Duration) {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.shared.graces.write().insert(namespace.into(), grace_ms);
@@ -179,6 +178,14 @@ impl Disk {
         let mut marks = self.shared.marks.write();
         let floor = marks.bounded(floor);
         marks.raise(&floor, sequence);
+    }
+
+    /// Has what is older than `sequence` under `key` taken out, later: its source has nothing there any more. Nothing
+    /// is promised of it.
+    pub(crate) fn forget(&self, key: KeyRef<'_>, sequence: u64) {
+        if self.may_contain(key) {
+            self.shared.remove(fingerprint(key), sequence);
+        }
     }
 
     /// Kills what is older than `sequence` under each of `keys`, durably.

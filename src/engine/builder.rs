@@ -1,5 +1,6 @@
 //! How a cache is put together: settings in, a running [`Cache`] out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -13,7 +14,18 @@ pub use crate::disk::Durability;
 
 use super::Cache;
 use super::policy::{Policies, Policy};
+use super::spawn::{Spawner, Task};
 use super::state::{Assembly, State};
+
+/// Where a builder was told to run loads.
+#[derive(Clone)]
+struct Spawn(Arc<dyn Fn(Task) + Send + Sync>);
+
+impl std::fmt::Debug for Spawn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Spawn")
+    }
+}
 
 /// Settings of a cache that is not yet open.
 #[derive(Debug, Clone)]
@@ -29,6 +41,7 @@ pub struct CacheBuilder {
     policies: Policies,
     directory: Option<DataDir>,
     clock: Clock,
+    spawn: Option<Spawn>,
     is_process_bounded: bool,
 }
 
@@ -45,6 +58,7 @@ impl CacheBuilder {
             policies: Policies::default(),
             directory: None,
             clock: Clock::system(),
+            spawn: None,
             is_process_bounded: false,
         }
     }
@@ -101,6 +115,19 @@ impl CacheBuilder {
     /// The lifetimes in `namespace`. Default: fresh for one hour.
     pub fn policy(mut self, namespace: &Namespace, policy: Policy) -> Self {
         self.policies.set(namespace.as_str(), policy);
+        self
+    }
+
+    /// The policy of every namespace that has none of its own. Default: fresh for one hour.
+    pub fn default_policy(mut self, policy: Policy) -> Self {
+        self.policies.set_default(policy);
+        self
+    }
+
+    /// Runs loads with `spawn`, which must have the future it is given polled to its end; a load goes on when the
+    /// caller who began it has gone. Default: the tokio runtime the caller runs on, else threads of its own.
+    pub fn spawner(mut self, spawn: impl Fn(Task) + Send + Sync + 'static) -> Self {
+        self.spawn = Some(Spawn(Arc::new(spawn)));
         self
     }
 
@@ -162,6 +189,7 @@ impl CacheBuilder {
             flushes_writes: self.durability == Durability::Always,
             flushes_at_all: self.durability != Durability::None,
             loads_max: self.loads_max,
+            spawner: Spawner::new(self.spawn.map(|spawn| spawn.0), self.loads_max),
             first_sequence,
         }))
     }

@@ -128,6 +128,7 @@ pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
         let removed = state.memory.remove(KeyRef::known(name));
         let was_live = removed.is_some_and(|entry| state.is_live(&entry)) || only_on_disk.contains(name);
         stood += u64::from(was_live);
+        state.absent.forget(KeyRef::known(name));
         state.count_done(KeyRef::known(name).namespace(), Operation::Delete, 1);
     }
     if let Some(disk) = &state.disk {
@@ -146,6 +147,7 @@ fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
     let kill = || state.generations.raise_namespace(namespace.as_str(), sequence);
     let stood = state.doomed.kill([(namespace.as_str(), standing)].into_iter(), kill);
     state.flights.supersede_where(|key| key.namespace() == namespace.as_str());
+    state.forget_where(|key| key.namespace() == namespace.as_str());
     state.count_done(namespace.as_str(), Operation::Invalidate, 1);
     raise(state, Floor::Namespace(namespace.clone()), sequence)?;
     Ok(exactly.unwrap_or(stood) + on_disk)
@@ -162,6 +164,7 @@ fn tags(state: &State, tags: &[Tag]) -> Result<u64> {
     }
     // Which tags a load will bring is not known before it has.
     state.flights.supersede_where(|_| !tags.is_empty());
+    state.forget_where(|_| !tags.is_empty());
     if let Some(disk) = &state.disk {
         disk.raise_each(tags.iter().cloned().map(Floor::Tag).collect(), sequence)?;
     }
@@ -180,6 +183,7 @@ fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
         disk.mark(Floor::Pattern(pattern.clone()), sequence);
     }
     state.flights.supersede_where(|key| pattern.matches(key.as_str()));
+    state.forget_where(|key| pattern.matches(key.as_str()));
     let stood = remove(state, |entry| entry.sequence() < sequence && pattern.matches(entry.key().as_str()));
     raise(state, Floor::Pattern(pattern.clone()), sequence)?;
     Ok(stood + on_disk)
@@ -194,6 +198,7 @@ fn all(state: &State) -> Result<u64> {
     let standing = standing.iter().map(|(namespace, held)| (namespace.as_str(), held.entries));
     let stood = state.doomed.kill(standing, || state.generations.raise_all(sequence));
     state.flights.supersede_where(|_| true);
+    state.forget_where(|_| true);
     raise(state, Floor::All, sequence)?;
     Ok(exactly.unwrap_or(stood) + on_disk)
 }

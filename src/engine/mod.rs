@@ -8,16 +8,23 @@ mod doomed;
 mod events;
 mod flight;
 mod forget;
+mod gate;
+mod graces;
 mod invalidate;
 mod latency;
 mod list;
+mod load;
 mod namespace;
 mod policy;
 mod read;
 mod recovery;
+mod remembered;
+mod retry;
+mod spawn;
 mod state;
 mod stats;
 mod sweeper;
+mod timer;
 mod ttl;
 #[cfg(feature = "typed")]
 mod typed;
@@ -31,11 +38,13 @@ use bytes::Bytes;
 
 pub use builder::{CacheBuilder, Durability};
 pub use events::{Event, Subscription};
+pub use gate::{Breaker, SourceStatus};
 pub use invalidate::Selector;
 pub use list::{ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
 pub use policy::Policy;
 pub use read::{Answer, Outcome};
+pub use spawn::Task;
 pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stats};
 pub use ttl::Ttl;
 pub use write::{SetOptions, TAGS_MAX};
@@ -48,7 +57,9 @@ use crate::key::{Key, KeyRef, Namespace, Parsed};
 use crate::memory::{Cursor, Held, Limits, Verdict};
 use crate::source::Source;
 
+use read::Asking;
 use recovery::Recovery;
+use spawn::Caller;
 use state::State;
 use stats::Counters;
 use sweeper::Sweeper;
@@ -89,6 +100,10 @@ impl Cache {
 
     fn state(&self) -> &State {
         &self.0.state
+    }
+
+    fn shared_state(&self) -> Arc<State> {
+        self.0.state.clone()
     }
 
     /// What stands under `key` in memory or on disk, if it is fresh. Never fails because of the disk, but may wait for
@@ -171,13 +186,87 @@ impl Cache {
         found.ok()
     }
 
-    /// What stands under `key`, or what `source` has for it, which is then kept. However many callers ask at once, the
-    /// source is asked by one of them. `None` when the source has nothing.
+    /// What stands under `key`, or what `source` has for it, which is then kept; how, the [`Policy`] of its namespace
+    /// says. However many callers ask at once, the source is asked once; the load goes on when its callers have gone,
+    /// on a clone of `source`. Past its lifetime an entry is served only within the windows of its policy, and
+    /// [`Answer::outcome`] says so. Waits at most as long as [`Policy::patience`]; to wait less, drop the future.
     ///
     /// # Errors
-    /// What the source reports, or [`ErrorKind::Closed`] after [`Cache::close`].
-    pub async fn get_or_load(&self, key: KeyRef<'_>, source: &dyn Source) -> Result<Option<Answer>> {
-        read::get_or_load(self, key, source).await
+    /// What the source reports when nothing may be served instead, [`ErrorKind::SourceTimedOut`],
+    /// [`ErrorKind::SourceRefused`] for a value that is not acceptable, [`ErrorKind::Busy`] when too many loads are
+    /// under way, or [`ErrorKind::Closed`] after [`Cache::close`].
+    pub async fn get_or_load<'k, S>(&self, key: impl Parsed<KeyRef<'k>>, source: &S) -> Result<Answer>
+    where
+        S: Source + Clone + 'static,
+    {
+        let key = key.parsed()?;
+        match self.hit(key, source, Caller::Awaits) {
+            Ok(answer) => Ok(answer),
+            Err(reason) => self.miss(key, reason, Arc::new(source.clone()), Caller::Awaits).await,
+        }
+    }
+
+    /// As [`Cache::get_or_load`], for callers that are not async: waits on this thread. Never call it from a task of a
+    /// runtime with a single thread, which it would stop.
+    ///
+    /// # Errors
+    /// As [`Cache::get_or_load`].
+    pub fn get_or_load_blocking<'k, S>(&self, key: impl Parsed<KeyRef<'k>>, source: &S) -> Result<Answer>
+    where
+        S: Source + Clone + 'static,
+    {
+        let key = key.parsed()?;
+        match self.hit(key, source, Caller::Blocks) {
+            Ok(answer) => Ok(answer),
+            Err(reason) => {
+                let missed = self.miss(key, reason, Arc::new(source.clone()), Caller::Blocks);
+                futures_lite::future::block_on(missed)
+            }
+        }
+    }
+
+    #[inline]
+    fn hit<S>(
+        &self,
+        key: KeyRef<'_>,
+        source: &S,
+        caller: Caller,
+    ) -> std::result::Result<Answer, stats::MissReason>
+    where
+        S: Source + Clone + 'static,
+    {
+        let (state, begun) = (self.state(), Counters::begin());
+        let entry = state.find(key)?;
+        state.count_hit(&entry, begun);
+        if state.is_any_eager() {
+            read::refresh_ahead(self, &entry, || Arc::new(source.clone()), caller);
+        }
+        Ok(Answer { entry: Some(entry), outcome: Outcome::Hit })
+    }
+
+    async fn miss(
+        &self,
+        key: KeyRef<'_>,
+        reason: MissReason,
+        source: Arc<dyn Source>,
+        caller: Caller,
+    ) -> Result<Answer> {
+        let asking = Asking { key, source, caller };
+        let answered = Box::pin(read::get_or_load(self, &asking)).await;
+        self.state().count_answer(key, reason, &answered);
+        answered
+    }
+
+    /// How each source that was asked so far is.
+    #[must_use]
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        self.state().gates.status()
+    }
+
+    /// Until when it is remembered that the source has nothing under `key`; `None` when it is not.
+    #[must_use]
+    pub fn absent_until(&self, key: KeyRef<'_>) -> Option<Timestamp> {
+        self.state().absent.until(key, self.state().clock.now())
     }
 
     /// Whether something fresh stands under `key`; counts as neither hit nor miss and touches no order.
@@ -359,7 +448,16 @@ impl Cache {
     /// The lifetimes of `namespace`.
     #[must_use]
     pub fn policy(&self, namespace: &str) -> Policy {
-        self.state().policies.of(namespace)
+        self.state().policy(namespace)
+    }
+
+    /// Gives `namespace` another policy from now on. Lifetimes of what stands there stay as they are; windows and
+    /// everything else follow the new one at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Settings`] when too many namespaces have a share of their own.
+    pub fn set_policy(&self, namespace: &Namespace, policy: Policy) -> Result<()> {
+        self.state().set_policy(Some(namespace.as_str()), policy)
     }
 
     /// The clock its deadlines are measured by.
@@ -408,16 +506,6 @@ impl Cache {
         }
         Ok(())
     }
-
-    /// What the disk tier holds under `key`, read on a thread that may block.
-    async fn read_disk(&self, key: KeyRef<'_>) -> Option<Entry> {
-        let disk = self.state().disk.as_ref()?;
-        if !disk.may_contain(key) {
-            return None;
-        }
-        let (state, key) = (self.0.state.clone(), key.to_key());
-        blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
-    }
 }
 
 impl Shared {
@@ -428,6 +516,7 @@ impl Shared {
         self.recovery.stop();
         self.sweeper.stop();
         self.state.loads.close();
+        self.state.timer.close();
         self.state.disk.as_ref().map_or(Ok(()), crate::disk::Disk::close)
     }
 }

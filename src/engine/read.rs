@@ -1,20 +1,26 @@
-//! The read path: memory, then one flight a key to the disk tier and the source.
+//! The read path: memory, then one flight a key to the disk tier and the source; all branches are here.
 //!
-//! A hit in memory takes one shard lock, clones one pointer and neither awaits nor allocates. A load notes its
-//! sequence before it asks the source; an invalidation that comes in between supersedes it, so that its answer reaches
-//! those who asked before and is kept by nobody.
+//! A hit in memory takes one shard lock, clones one pointer and neither awaits nor allocates. Past its lifetime an entry
+//! is served only within the windows of its policy, and the answer says so. The load itself goes on beside its callers
+//! (`engine/load.rs`), so that each of them keeps its own deadline and none of them can end it.
 
-use crate::clock::monotonic_now;
-use crate::entry::{Entry, Head, Parts};
+use std::time::Duration;
+
+use futures_lite::future::or;
+
+use crate::entry::{Entry, Terms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
 use crate::memory::Insertion;
-use crate::source::{Loaded, Source};
 
 use super::Cache;
-use super::flight::{Flight, Role};
+use super::flight::{Flight, Landed, Progress, Role, Waiting};
+use super::load::{self, Shared};
+use super::policy::Policy;
+use super::spawn::Caller;
 use super::state::State;
-use super::stats::{Counters, MissReason};
+use super::stats::MissReason;
+use super::timer::Sleep;
 
 /// Where an answer came from. Each has one name, the same in types, logs, metrics, events and `Cache-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -86,16 +92,23 @@ impl Outcome {
     }
 }
 
-/// An entry and where it came from.
+/// What a question was answered with, and where that came from.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Answer {
-    /// The entry.
-    pub entry: Entry,
+    /// The entry; `None` when its source has nothing under the key.
+    pub entry: Option<Entry>,
     /// Where it came from.
     pub outcome: Outcome,
 }
 
-/// What stands under `key` in memory or on disk, or why there is nothing to serve; asks no source.
+impl Answer {
+    fn of(entry: Entry, outcome: Outcome) -> Self {
+        Self { entry: Some(entry), outcome }
+    }
+}
+
+/// What stands fresh under `key` in memory or on disk, or why there is nothing to serve; asks no source.
 pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, MissReason> {
     let reason = match state.find(key) {
         Err(reason) => reason,
@@ -106,10 +119,10 @@ pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, 
         match state.flights.join(key) {
             Role::Leader(flight) => keep_promoted(state, disk.get(key)?, &flight),
             // Somebody is at it already, and may have to ask a source; this caller reads for itself and keeps nothing.
-            Role::Waiter(_) => disk.get(key).filter(|entry| state.is_live_record(entry)),
+            Role::Waiter(_) | Role::Refused => disk.get(key).filter(|entry| !state.is_idle_record(entry)),
         }
     };
-    on_disk().ok_or(reason)
+    on_disk().filter(|entry| state.is_live(entry)).ok_or(reason)
 }
 
 /// As [`get`], without a trace: no use, no promotion.
@@ -119,132 +132,239 @@ pub(super) fn peek(state: &State, key: KeyRef<'_>) -> Option<Entry> {
     in_memory.or_else(on_disk)
 }
 
-/// The one function that decides where an answer comes from; `None` when the source has nothing under `key`.
-pub(super) async fn get_or_load(
-    cache: &Cache,
-    key: KeyRef<'_>,
-    source: &dyn Source,
-) -> Result<Option<Answer>> {
-    let state = cache.state();
+/// How a caller asks.
+pub(super) struct Asking<'a> {
+    pub(super) key: KeyRef<'a>,
+    pub(super) source: Shared,
+    pub(super) caller: Caller,
+}
+
+/// The one function that decides where an answer comes from, after memory had nothing fresh.
+pub(super) async fn get_or_load(cache: &Cache, asking: &Asking<'_>) -> Result<Answer> {
+    let (state, key) = (cache.state(), asking.key);
+    let policy = state.policy(key.namespace());
+    let patience = Patience::begin(state, &policy);
     loop {
-        let begun = Counters::begin();
-        let reason = match state.find(key) {
-            Ok(entry) => {
-                state.count_hit(&entry, begun);
-                return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
-            }
-            Err(reason) => reason,
-        };
         if state.is_closed() {
             return Err(Error::new(ErrorKind::Closed, "the cache has been closed"));
         }
-        match state.flights.join(key) {
-            Role::Leader(flight) => return lead(cache, key, source, (flight, reason)).await,
-            Role::Waiter(waiting) => {
-                if let Some(landing) = waiting.landing().await {
-                    state.count_miss(key, MissReason::Joined);
-                    return Ok(landing?.map(|entry| Answer { entry, outcome: Outcome::Joined }));
-                }
+        let held = state.alive_in_memory(key);
+        if let Some(entry) = held.as_ref().filter(|entry| state.is_live(entry)) {
+            return Ok(Answer::of(entry.clone(), Outcome::Hit));
+        }
+        let now = state.clock.now();
+        if held.is_none() && state.absent.holds(key, now) {
+            return Ok(Answer { entry: None, outcome: Outcome::Negative });
+        }
+        // Its source failed a moment ago: what is stale is served without asking again at every call.
+        if let Some(entry) = &held
+            && state.failed.holds(key, now)
+            && windows(entry, &policy).allow(entry, now)
+        {
+            return Ok(Answer::of(entry.clone(), Outcome::Fallback));
+        }
+        let is_unstored = state.unstored.holds(key, now);
+        let role = if is_unstored { state.flights.alone(key) } else { state.flights.join(key) };
+        let (mut waiting, is_leader) = match role {
+            Role::Leader(flight) => (load::begin(cache, asking, flight)?, true),
+            Role::Waiter(waiting) => (waiting, false),
+            Role::Refused => return Err(Error::new(ErrorKind::Busy, "too many loads are under way")),
+        };
+        let wait = Wait { state, policy: &policy, patience: &patience, held, is_leader };
+        if let Some(answered) = wait.answer(&mut waiting).await {
+            return answered;
+        }
+    }
+}
+
+/// How long a caller waits, from when it asked.
+struct Patience {
+    /// Over when it takes what is stale.
+    soft: Option<Sleep>,
+    /// Over when it leaves.
+    hard: Sleep,
+    hard_after: Duration,
+}
+
+impl Patience {
+    fn begin(state: &State, policy: &Policy) -> Self {
+        let hard_after = policy.wait_max();
+        let soft = policy.soft_timeout.map(|soft| state.timer.sleep(soft));
+        Self { soft, hard: state.timer.sleep(hard_after), hard_after }
+    }
+}
+
+/// One caller's wait for one flight.
+struct Wait<'w> {
+    state: &'w State,
+    policy: &'w Policy,
+    patience: &'w Patience,
+    /// What memory held, past its lifetime.
+    held: Option<Entry>,
+    is_leader: bool,
+}
+
+/// What a wait ended with.
+enum Woken {
+    Changed,
+    Died,
+    Soft,
+    Hard,
+}
+
+impl Wait<'_> {
+    /// What the caller is answered; `None` when it should ask again.
+    async fn answer(mut self, waiting: &mut Waiting) -> Option<Result<Answer>> {
+        let mut is_soft_over = self.patience.soft.as_ref().is_some_and(Sleep::is_over);
+        loop {
+            match waiting.progress() {
+                Progress::Landed(landing) => return self.landed(landing, waiting),
+                Progress::Asking(Some(stale)) => self.held = Some(stale),
+                Progress::Asking(None) | Progress::Looking => {}
+            }
+            // It is being loaded ahead of time.
+            if let Some(entry) = self.held.take_if(|entry| self.state.is_live(entry)) {
+                return Some(Ok(Answer::of(entry, Outcome::Hit)));
+            }
+            if let Some(entry) = self.stale(|windows| windows.revalidate) {
+                return Some(Ok(Answer::of(entry, Outcome::Revalidating)));
+            }
+            if is_soft_over && let Some(entry) = self.stale(Windows::longest) {
+                return Some(Ok(Answer::of(entry, Outcome::Stale)));
+            }
+            match self.woken(waiting, is_soft_over).await {
+                Woken::Changed => {}
+                Woken::Died => return None,
+                Woken::Soft => is_soft_over = true,
+                Woken::Hard => return Some(self.out_of_patience()),
             }
         }
     }
-}
 
-/// Asks the disk tier and then the source, and lands the flight with what they say.
-async fn lead(
-    cache: &Cache,
-    key: KeyRef<'_>,
-    source: &dyn Source,
-    (flight, reason): (Flight, MissReason),
-) -> Result<Option<Answer>> {
-    let state = cache.state();
-    // Between this caller's look into memory and its flight another flight may have landed.
-    let promoted = match state.live_in_memory(key) {
-        Some(entry) => Some(entry),
-        None => promote(cache, key, &flight).await,
-    };
-    if let Some(entry) = promoted {
-        state.count_hit(&entry, None);
-        flight.land(Ok(Some(entry.clone())));
-        return Ok(Some(Answer { entry, outcome: Outcome::Hit }));
-    }
-    match load(state, key, source, &flight).await {
-        Ok(answer) => {
-            let is_kept = answer.as_ref().is_none_or(|answer| answer.outcome == Outcome::Miss);
-            state.count_miss(key, if is_kept { reason } else { MissReason::Bypass });
-            flight.land(Ok(answer.as_ref().map(|answer| answer.entry.clone())));
-            Ok(answer)
-        }
-        Err(error) => {
-            state.count_miss(key, MissReason::Failed);
-            flight.land(Err(error.clone()));
-            Err(error)
+    async fn woken(&self, waiting: &mut Waiting, is_soft_over: bool) -> Woken {
+        let further = async { if waiting.changed().await { Woken::Changed } else { Woken::Died } };
+        let hard = async {
+            self.patience.hard.again().await;
+            Woken::Hard
+        };
+        match self.patience.soft.as_ref().filter(|_| !is_soft_over) {
+            None => or(further, hard).await,
+            Some(soft) => {
+                let soft = async {
+                    soft.again().await;
+                    Woken::Soft
+                };
+                or(further, or(soft, hard)).await
+            }
         }
     }
+
+    fn landed(&self, landing: Result<Landed>, waiting: &Waiting) -> Option<Result<Answer>> {
+        match landing {
+            Ok(landed) if self.is_leader => Some(Ok(Answer { entry: landed.entry, outcome: landed.outcome })),
+            // Not for others: this caller asks for itself.
+            Ok(landed) if !landed.is_shared => None,
+            Ok(landed) if landed.outcome == Outcome::Hit => {
+                Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Hit }))
+            }
+            Ok(landed) => Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Joined })),
+            Err(error) if !is_failure(&error) => Some(Err(error)),
+            // What it held before is not for those who came after the change.
+            Err(error) if waiting.is_superseded() => Some(Err(error)),
+            Err(error) => match self.stale(|windows| windows.error) {
+                Some(entry) => Some(Ok(Answer::of(entry, Outcome::Fallback))),
+                None => Some(Err(error)),
+            },
+        }
+    }
+
+    fn out_of_patience(&self) -> Result<Answer> {
+        if let Some(entry) = self.stale(Windows::longest) {
+            return Ok(Answer::of(entry, Outcome::Stale));
+        }
+        let message = format!("there was no answer within {:?}", self.patience.hard_after);
+        Err(Error::new(ErrorKind::SourceTimedOut, message))
+    }
+
+    /// What is held, if the window that `which` names allows it now and nothing has killed it since.
+    fn stale(&self, which: impl Fn(&Windows) -> Duration) -> Option<Entry> {
+        let entry = self.held.as_ref()?;
+        let overdue = entry.overdue(self.state.clock.now())?;
+        let is_allowed = overdue < which(&windows(entry, self.policy));
+        (is_allowed && self.state.generations.is_alive(entry)).then(|| entry.clone())
+    }
 }
 
-/// What the disk tier holds under `key`, put back into memory.
-async fn promote(cache: &Cache, key: KeyRef<'_>, flight: &Flight) -> Option<Entry> {
-    keep_promoted(cache.state(), cache.read_disk(key).await?, flight)
+/// Whether `error` means that the source is at fault, and not that it gave a definite answer.
+pub(super) fn is_failure(error: &Error) -> bool {
+    !matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::TranslationNotAvailable | ErrorKind::KeyInvalid | ErrorKind::Closed
+    )
 }
 
-fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> {
-    if !state.is_live_record(&entry) || flight.is_superseded() {
+/// How long past its lifetime an entry may be served.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Windows {
+    revalidate: Duration,
+    error: Duration,
+}
+
+impl Windows {
+    fn longest(&self) -> Duration {
+        self.revalidate.max(self.error)
+    }
+
+    /// Whether any of them allows `entry` at `now`.
+    pub(super) fn allow(&self, entry: &Entry, now: crate::clock::Timestamp) -> bool {
+        entry.overdue(now).is_some_and(|overdue| overdue < self.longest())
+    }
+}
+
+/// The windows of `entry`: its own, or those of its policy.
+pub(super) fn windows(entry: &Entry, policy: &Policy) -> Windows {
+    let terms = Terms::of(entry);
+    let own = |window_ms: Option<u64>, policy: Duration| window_ms.map_or(policy, Duration::from_millis);
+    Windows {
+        revalidate: own(terms.stale_while_revalidate_ms, policy.stale_while_revalidate),
+        error: own(terms.stale_if_error_ms, policy.stale_if_error),
+    }
+}
+
+/// Has `entry`, a hit, loaded anew if its policy says so.
+pub(super) fn refresh_ahead(cache: &Cache, entry: &Entry, source: impl FnOnce() -> Shared, caller: Caller) {
+    let (state, key) = (cache.state(), entry.key());
+    if !is_eager(state, entry) || state.failed.holds(key, state.clock.now()) {
+        return;
+    }
+    if let Role::Leader(flight) = state.flights.join(key) {
+        let asking = Asking { key, source: source(), caller };
+        if let Err(error) = load::begin(cache, &asking, flight) {
+            tracing::debug!(key = %key, error = %error.chain(), "a value could not be loaded ahead of time");
+        }
+    }
+}
+
+/// Whether `entry`, which is fresh, is to be loaded anew ahead of time.
+pub(super) fn is_eager(state: &State, entry: &Entry) -> bool {
+    if !state.is_any_eager() {
+        return false;
+    }
+    let Some(after) = state.policy(entry.key().namespace()).eager_after else { return false };
+    let lifetime = entry.expires_at().since(entry.stored_at());
+    state.clock.now().since(entry.stored_at()) >= lifetime.mul_f64(after.clamp(0.0, 1.0))
+}
+
+/// Puts what the disk tier held back into memory, stale or fresh; what then stands there.
+pub(super) fn keep_promoted(state: &State, entry: Entry, flight: &Flight) -> Option<Entry> {
+    let is_dead = !state.generations.is_alive(&entry) || state.is_idle_record(&entry);
+    if is_dead || flight.is_superseded() {
         return None;
     }
     match state.memory.restore(entry.clone(), || !flight.is_superseded()) {
         Insertion::Refused => None,
         // A write since then stands in memory, and is what this caller must see.
-        Insertion::Outdated => state.live_in_memory(entry.key()),
+        Insertion::Outdated => state.alive_in_memory(entry.key()),
         Insertion::Inserted | Insertion::Replaced | Insertion::Bypassed => Some(entry),
     }
-}
-
-async fn load(
-    state: &State,
-    key: KeyRef<'_>,
-    source: &dyn Source,
-    flight: &Flight,
-) -> Result<Option<Answer>> {
-    let permit = state.loads.acquire().await;
-    let _permit = permit.map_err(|_| Error::new(ErrorKind::Closed, "the cache has been closed"))?;
-    let sequence = state.next_sequence();
-    let begun = monotonic_now();
-    let loaded = source.load(key).await;
-    state.count_load(key, monotonic_now().duration_since(begun));
-    let Some(loaded) = loaded? else { return Ok(None) };
-    let is_too_large = loaded.body.len() as u64 > state.value_bytes_max;
-    let entry = admitted(state, key, &loaded, sequence)?;
-    let insertion = state.memory.insert(entry.clone(), || {
-        // Enqueued under the shard's lock: an invalidation that comes later finds it in the queue and kills it there.
-        let is_current = !is_too_large && !flight.is_superseded();
-        if is_current && let Some(disk) = &state.disk {
-            disk.put(&entry);
-        }
-        is_current
-    });
-    let outcome = match insertion {
-        Insertion::Inserted | Insertion::Replaced => Outcome::Miss,
-        Insertion::Outdated | Insertion::Refused | Insertion::Bypassed => Outcome::Bypass,
-    };
-    Ok(Some(Answer { entry, outcome }))
-}
-
-/// What the source gave, as an entry with the lifetime of its namespace.
-fn admitted(state: &State, key: KeyRef<'_>, loaded: &Loaded, sequence: u64) -> Result<Entry> {
-    let head = Head {
-        content_type: &loaded.content_type,
-        etag: xxhash_rust::xxh3::xxh3_128(&loaded.body),
-        modified_at_ms: loaded.modified_at.as_millis(),
-    };
-    let stored_at = state.clock.now();
-    let parts = Parts {
-        head: &head.encode()?,
-        body: &loaded.body,
-        tags: &loaded.tags,
-        stored_at,
-        expires_at: state.policies.of(key.namespace()).expiry(stored_at, sequence),
-        sequence,
-    };
-    Ok(Entry::new(key, &parts))
 }

@@ -3,25 +3,33 @@
 //! Lock order: the turn of a key, then a memory shard, then the flight table, the doomed or what recovery remembers, then the queue of the disk tier. No
 //! two of the same kind are held at once, and nothing is awaited or logged under any of them.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::entry::Entry;
+use crate::error::ErrorKind;
 use crate::key::KeyRef;
 use crate::memory::{Generations, Held, Memory, resident_now};
 
 use super::doomed::Doomed;
 use super::events::Events;
 use super::flight::Flights;
-use super::policy::Policies;
-use super::read::Outcome;
+use super::gate::Gates;
+use super::graces::{Graces, Tiers};
+use super::load;
+use super::policy::{Policies, Policy};
+use super::read::{Answer, Outcome, is_failure};
 use super::recovery::Recovering;
+use super::remembered::Remembered;
+use super::spawn::Spawner;
 use super::stats::{Counters, Happened, MissReason, NamespaceStats, Operation, Stats};
+use super::timer::Timer;
 
 /// Everything one cache shares between its handles and threads.
 #[derive(Debug)]
@@ -34,7 +42,22 @@ pub(super) struct State {
     pub(super) doomed: Doomed,
     pub(super) flights: Flights,
     pub(super) recovering: Recovering,
-    pub(super) policies: Policies,
+    policies: RwLock<Policies>,
+    /// Whether any policy is eager; only [`State::set_policy`] changes it.
+    any_eager: AtomicBool,
+    /// How long entries are kept past their lifetime.
+    pub(super) graces: Graces,
+    /// Keys that their source has nothing under.
+    pub(super) absent: Remembered,
+    /// Keys whose load has just failed.
+    pub(super) failed: Remembered,
+    /// Keys whose source said not to keep the value.
+    pub(super) unstored: Remembered,
+    /// What stands before each source.
+    pub(super) gates: Gates,
+    pub(super) timer: Timer,
+    /// Where loads run.
+    pub(super) spawner: Spawner,
     pub(super) counters: Counters,
     pub(super) events: Events,
     /// The largest value that is kept.
@@ -47,6 +70,10 @@ pub(super) struct State {
     pub(super) flushes_at_all: bool,
     /// Bounds how many loads ask a source at once.
     pub(super) loads: Semaphore,
+    /// What all loads under way hold; each counts its own in and out.
+    pub(super) loading_bytes: Arc<AtomicU64>,
+    /// What they may hold.
+    pub(super) loading_bytes_max: u64,
     /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
     sequence: AtomicU64,
     closed: AtomicBool,
@@ -67,11 +94,16 @@ pub(super) struct Assembly {
     pub(super) flushes_writes: bool,
     pub(super) flushes_at_all: bool,
     pub(super) loads_max: usize,
+    pub(super) spawner: Spawner,
     pub(super) first_sequence: u64,
 }
 
 impl State {
     pub(super) fn new(parts: Assembly) -> Self {
+        let graces = Graces::default();
+        graces.set_all(Tiers { memory: &parts.memory, disk: parts.disk.as_ref() }, &parts.policies);
+        let memory_bytes = parts.memory.usage().limit_bytes;
+        let (loading_bytes, loading_bytes_max) = load::loading_bytes_max(memory_bytes, parts.value_bytes_max);
         Self {
             clock: parts.clock,
             memory: parts.memory,
@@ -80,7 +112,15 @@ impl State {
             doomed: Doomed::default(),
             flights: Flights::default(),
             recovering: Recovering::default(),
-            policies: parts.policies,
+            any_eager: AtomicBool::new(parts.policies.are_any_eager()),
+            policies: RwLock::new(parts.policies),
+            graces,
+            absent: Remembered::default(),
+            failed: Remembered::default(),
+            unstored: Remembered::default(),
+            gates: Gates::default(),
+            timer: Timer::default(),
+            spawner: parts.spawner,
             counters: Counters::new(),
             events: Events::default(),
             value_bytes_max: parts.value_bytes_max,
@@ -88,6 +128,8 @@ impl State {
             flushes_writes: parts.flushes_writes,
             flushes_at_all: parts.flushes_at_all,
             loads: Semaphore::new(parts.loads_max),
+            loading_bytes,
+            loading_bytes_max,
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
             closed: AtomicBool::new(false),
             turns: [const { Mutex::new(()) }; TURNS],
@@ -103,11 +145,6 @@ impl State {
     pub(super) fn turn(&self, key: KeyRef<'_>) -> MutexGuard<'_, ()> {
         let hash = xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes());
         self.turns[usize::from(hash.to_le_bytes()[0]) % TURNS].lock()
-    }
-
-    /// What memory holds under `key`, if it may be served now.
-    pub(super) fn live_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
-        self.find(key).ok()
     }
 
     /// What memory holds under `key`, if it may be served now, or why there is nothing.
@@ -132,8 +169,75 @@ impl State {
         self.counters.hit_took(begun);
     }
 
+    /// What memory holds under `key`, fresh or past its lifetime, if nothing has killed it.
+    pub(super) fn alive_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
+        self.memory.get(key).filter(|entry| self.generations.is_alive(entry))
+    }
+
+    /// What the disk tier holds under `key`, fresh or past its lifetime, read on a thread that may block.
+    pub(super) async fn read_disk(self: &Arc<Self>, key: KeyRef<'_>) -> Option<Entry> {
+        if !self.disk.as_ref()?.may_contain(key) {
+            return None;
+        }
+        let (state, key) = (self.clone(), key.to_key());
+        blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
+    }
+
+    /// The tiers, to be told of graces.
+    pub(super) fn tiers(&self) -> Tiers<'_> {
+        Tiers { memory: &self.memory, disk: self.disk.as_ref() }
+    }
+
+    /// The policy of `namespace`.
+    pub(super) fn policy(&self, namespace: &str) -> Policy {
+        self.policies.read().of(namespace)
+    }
+
+    /// Whether any namespace has its entries loaded ahead of time.
+    pub(super) fn is_any_eager(&self) -> bool {
+        self.any_eager.load(Ordering::Relaxed)
+    }
+
+    /// Sets the policy of `namespace` from now on; `None` for all that have none of their own.
+    pub(super) fn set_policy(&self, namespace: Option<&str>, policy: Policy) -> crate::error::Result<()> {
+        let mut policies = self.policies.write();
+        match namespace {
+            Some(namespace) => {
+                self.memory.set_share(namespace, policy.max_share)?;
+                policies.set(namespace, policy);
+            }
+            None => policies.set_default(policy),
+        }
+        self.any_eager.store(policies.are_any_eager(), Ordering::Relaxed);
+        self.graces.set_all(self.tiers(), &policies);
+        Ok(())
+    }
+
+    /// Forgets what is remembered of the keys that `concerns` names. To be called after their flights are superseded.
+    pub(super) fn forget_where(&self, concerns: impl Fn(KeyRef<'_>) -> bool) {
+        self.absent.forget_where(|key| concerns(KeyRef::known(key)));
+    }
+
+    /// Counts what a question to a source was answered; `reason` is why memory had nothing to serve.
+    pub(super) fn count_answer(
+        &self,
+        key: KeyRef<'_>,
+        reason: MissReason,
+        answered: &crate::error::Result<Answer>,
+    ) {
+        match answered {
+            Ok(Answer { entry: Some(entry), outcome: Outcome::Hit }) => self.count_hit(entry, None),
+            Ok(Answer { outcome: Outcome::Miss, .. }) => self.count_miss(key, reason),
+            Ok(Answer { outcome, .. }) => self.count(key, *outcome),
+            Err(error) if error.kind() == ErrorKind::SourceRefused => {
+                self.count_miss(key, MissReason::Rejected);
+            }
+            Err(error) if is_failure(error) => self.count_miss(key, MissReason::Failed),
+            Err(_) => self.count_miss(key, reason),
+        }
+    }
+
     /// Counts an answer of any kind.
-    #[expect(dead_code, reason = "for the outcomes that the read path does not have yet")]
     pub(super) fn count(&self, key: KeyRef<'_>, outcome: Outcome) {
         self.counters.record(self.memory.number_of(key.namespace()), outcome);
     }
@@ -188,9 +292,13 @@ impl State {
 
     /// Whether `entry`, found on disk, is live. When it was last used is not known there; that it was stored is.
     pub(super) fn is_live_record(&self, entry: &Entry) -> bool {
-        let idle_ttl = self.policies.of(entry.key().namespace()).idle_ttl;
-        let is_idle = idle_ttl.is_some_and(|by| entry.stored_at().after(by) <= self.clock.now());
-        !is_idle && self.is_live(entry)
+        !self.is_idle_record(entry) && self.is_live(entry)
+    }
+
+    /// Whether `entry`, found on disk, has not been used for too long: what is known is when it was stored.
+    pub(super) fn is_idle_record(&self, entry: &Entry) -> bool {
+        let idle_ttl = self.policy(entry.key().namespace()).idle_ttl;
+        idle_ttl.is_some_and(|by| entry.stored_at().after(by) <= self.clock.now())
     }
 
     /// Marks the cache as closed; true for the first to do so.

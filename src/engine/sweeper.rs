@@ -98,6 +98,9 @@ fn run(state: &Weak<State>, signal: &Signal) {
         let Some(state) = state.upgrade() else { return };
         state.clock.observe_wall();
         while state.memory.sweep(state.clock.now()).is_more_due {}
+        for remembered in [&state.absent, &state.failed, &state.unstored] {
+            remembered.sweep(state.clock.now());
+        }
         state.events.deliver(&state.memory);
         if let Some(disk) = &state.disk {
             state.memory.charge_beside(disk.memory_bytes());

@@ -116,7 +116,7 @@ impl<'o> Terms<'o> {
 
     fn expiry(&self, state: &State, key: KeyRef<'_>, stored_at: Timestamp, sequence: u64) -> Timestamp {
         match self.lifetime {
-            Lifetime::OfNamespace => state.policies.of(key.namespace()).expiry(stored_at, sequence),
+            Lifetime::OfNamespace => state.policy(key.namespace()).expiry(stored_at, sequence),
             Lifetime::For(ttl) => stored_at.after(ttl),
             Lifetime::Until(at) => at,
         }
@@ -179,6 +179,7 @@ fn put(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Resul
         }
     };
     drop(turn);
+    state.absent.forget(key);
     state.count_done(key.namespace(), Operation::Set, 1);
     if insertion == Insertion::Bypassed {
         // The limit has been lowered since it was found to fit.

@@ -32,7 +32,7 @@ use crate::key::Namespace;
 
 use access::{Access, Gate};
 pub use cli::main;
-use config::{ListenAddress, Settings};
+use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
 use http::Site;
 use keyring::Keyring;
 use listen::{Bound, Reception};
@@ -70,6 +70,7 @@ async fn run(settings: &Settings) -> Result<()> {
     let limits = Arc::new(settings.limits.clone());
     let site = Site {
         cache: cache.clone(),
+        source: Arc::new(store.clone()),
         store,
         directory: directory.clone(),
         gate: Gate::new(Access::new(settings, &token, Keyring::open(&directory)?)?),
@@ -110,11 +111,29 @@ fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<
         .bound_process(true)
         .clock(clock);
     for (namespace, own) in &settings.namespaces {
-        let policy = Policy::with_ttl(own.ttl).client_max_age(own.client_max_age.unwrap_or(own.ttl));
-        let policy = policy.jitter(own.jitter).idle_ttl(own.idle_ttl).max_share(own.max_share);
-        builder = builder.policy(&Namespace::parse(namespace.as_str())?, policy);
+        builder = builder.policy(&Namespace::parse(namespace.as_str())?, policy(&settings.source, own));
     }
     builder.open()
+}
+
+/// How the entries of one namespace live, and how their source is asked.
+fn policy(source: &SourceSettings, own: &NamespaceSettings) -> Policy {
+    let count = |setting: u64| u32::try_from(setting).unwrap_or(u32::MAX);
+    Policy::with_ttl(own.ttl)
+        .client_max_age(own.client_max_age.unwrap_or(own.ttl))
+        .jitter(own.jitter)
+        .idle_ttl(own.idle_ttl)
+        .max_share(own.max_share)
+        .stale_while_revalidate(own.stale_while_revalidate)
+        .stale_if_error(own.stale_if_error)
+        .negative_ttl(own.negative_ttl)
+        .timeout(source.timeout)
+        .soft_timeout(source.soft_timeout)
+        .attempts(count(source.attempts))
+        .backoff(source.backoff)
+        .breaker_failures(count(source.breaker_failures))
+        .breaker_open(source.breaker_open)
+        .slow(source.slow)
 }
 
 fn durability(setting: config::Durability) -> Durability {

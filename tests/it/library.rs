@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hifz::clock::{Clock, Timestamp};
 use hifz::memory::Cause;
-use hifz::source::{Loaded, Loading, Source};
+use hifz::source::{Ask, Load, Loaded, Loading, Source};
 use hifz::{
     Cache, DataDir, Durability, Error, ErrorKind, Event, Key, KeyRef, MissReason, Namespace, Operation,
     Outcome, Pattern, Policy, Tag,
@@ -28,7 +28,7 @@ struct Scripted {
 }
 
 impl Source for Scripted {
-    fn load<'l>(&'l self, key: KeyRef<'l>) -> Loading<'l> {
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
         Box::pin(async move {
             self.loads.fetch_add(1, Ordering::SeqCst);
             let value = self.value.load(Ordering::SeqCst);
@@ -39,15 +39,10 @@ impl Source for Scripted {
             if self.fails.load(Ordering::SeqCst) {
                 return Err(Error::new(ErrorKind::SourceUnavailable, "the source is down"));
             }
-            if key.as_str().ends_with("absent") {
-                return Ok(None);
+            if ask.key.as_str().ends_with("absent") {
+                return Ok(Load::Absent);
             }
-            Ok(Some(Loaded {
-                body: value.to_string().into_bytes(),
-                content_type: "text/plain".into(),
-                modified_at: Timestamp::from_millis(1),
-                tags: vec!["numbers"],
-            }))
+            Ok(Loaded::new(value.to_string()).content_type("text/plain").tag("numbers").into())
         })
     }
 }
@@ -66,12 +61,12 @@ fn memory_only() -> Cache {
 
 #[test]
 fn a_miss_is_loaded_once_and_then_hit() {
-    let (cache, source) = (memory_only(), Scripted::default());
+    let (cache, source) = (memory_only(), Arc::new(Scripted::default()));
     block_on(async {
-        let first = cache.get_or_load(key("n:1"), &source).await.unwrap().unwrap();
-        let second = cache.get_or_load(key("n:1"), &source).await.unwrap().unwrap();
+        let first = cache.get_or_load(key("n:1"), &source).await.unwrap();
+        let second = cache.get_or_load(key("n:1"), &source).await.unwrap();
         assert_eq!((first.outcome, second.outcome), (Outcome::Miss, Outcome::Hit));
-        assert_eq!(first.entry.body(), second.entry.body());
+        assert_eq!(first.entry.unwrap().body(), second.entry.unwrap().body());
     });
     assert_eq!(source.loads.load(Ordering::SeqCst), 1);
     assert_eq!((cache.stats().hits, cache.stats().misses), (1, 1));
@@ -79,8 +74,8 @@ fn a_miss_is_loaded_once_and_then_hit() {
 
 #[test]
 fn what_the_source_does_not_have_makes_no_entry() {
-    let (cache, source) = (memory_only(), Scripted::default());
-    block_on(async { assert!(cache.get_or_load(key("n:absent"), &source).await.unwrap().is_none()) });
+    let (cache, source) = (memory_only(), Arc::new(Scripted::default()));
+    block_on(async { assert!(cache.get_or_load(key("n:absent"), &source).await.unwrap().entry.is_none()) });
     assert_eq!(cache.stats().entries, 0);
 }
 
@@ -93,9 +88,7 @@ fn fifty_callers_on_one_cold_key_cost_one_load() {
         let mut callers = tokio::task::JoinSet::new();
         for _ in 0..50 {
             let (cache, source) = (cache.clone(), source.clone());
-            callers.spawn(
-                async move { cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().outcome },
-            );
+            callers.spawn(async move { cache.get_or_load(key("n:1"), &source).await.unwrap().outcome });
         }
         source.begun.notified().await;
         // Every other caller gets to its wait before the leader is let go.
@@ -112,13 +105,13 @@ fn fifty_callers_on_one_cold_key_cost_one_load() {
 
 #[test]
 fn an_error_reaches_everyone_who_waits_and_is_not_kept() {
-    let (cache, source) = (memory_only(), Scripted::default());
+    let (cache, source) = (memory_only(), Arc::new(Scripted::default()));
     source.fails.store(true, Ordering::SeqCst);
     block_on(async {
         let error = cache.get_or_load(key("n:1"), &source).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::SourceUnavailable);
         source.fails.store(false, Ordering::SeqCst);
-        assert!(cache.get_or_load(key("n:1"), &source).await.unwrap().is_some());
+        assert!(cache.get_or_load(key("n:1"), &source).await.unwrap().entry.is_some());
     });
 }
 
@@ -130,15 +123,15 @@ fn read_after(change: impl Fn(&Cache) + Send + Sync + 'static) -> (Cache, Vec<u8
     source.held.store(true, Ordering::SeqCst);
     let body = block_on(async {
         let (own_cache, own_source) = (cache.clone(), source.clone());
-        let old = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
+        let old = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &own_source).await });
         source.begun.notified().await;
         source.value.store(1, Ordering::SeqCst);
         change(&cache);
         source.held.store(false, Ordering::SeqCst);
         source.go.notify_one();
-        let old = old.await.unwrap().unwrap().unwrap();
+        let old = old.await.unwrap().unwrap();
         assert_eq!(old.outcome, Outcome::Bypass);
-        cache.get_or_load(key("n:1"), &*source).await.unwrap().unwrap().entry.body().to_vec()
+        cache.get_or_load(key("n:1"), &source).await.unwrap().entry.unwrap().body().to_vec()
     });
     (cache, body)
 }
@@ -161,24 +154,6 @@ fn a_load_that_an_invalidation_overtook_is_not_kept() {
 fn a_load_that_a_write_overtook_does_not_replace_it() {
     let (_, body) = read_after(|cache| cache.set(key("n:1"), b"written").unwrap());
     assert_eq!(body, b"written");
-}
-
-#[test]
-fn a_leader_that_is_cancelled_leaves_its_waiters_a_new_one() {
-    let cache = memory_only();
-    let source = Arc::new(Scripted::default());
-    source.held.store(true, Ordering::SeqCst);
-    block_on(async {
-        let (own_cache, own_source) = (cache.clone(), source.clone());
-        let leader = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
-        source.begun.notified().await;
-        let (own_cache, own_source) = (cache.clone(), source.clone());
-        let waiter = tokio::spawn(async move { own_cache.get_or_load(key("n:1"), &*own_source).await });
-        tokio::task::yield_now().await;
-        source.held.store(false, Ordering::SeqCst);
-        leader.abort();
-        assert!(waiter.await.unwrap().unwrap().is_some());
-    });
 }
 
 #[test]
@@ -252,9 +227,9 @@ fn what_memory_evicted_is_found_on_disk() {
     cache.set(key("n:1"), b"one").unwrap();
     cache.set(key("n:2"), b"two").unwrap();
     assert_eq!(cache.get(key("n:1")).unwrap().unwrap().body(), b"one");
-    let source = Scripted::default();
-    let answer = block_on(cache.get_or_load(key("n:2"), &source)).unwrap().unwrap();
-    assert_eq!((answer.outcome, answer.entry.body()), (Outcome::Hit, b"two".as_slice()));
+    let source = Arc::new(Scripted::default());
+    let answer = block_on(cache.get_or_load(key("n:2"), &source)).unwrap();
+    assert_eq!((answer.outcome, answer.entry.unwrap().body()), (Outcome::Hit, b"two".as_slice()));
 }
 
 #[test]
@@ -387,10 +362,11 @@ fn figures_tell_what_happened_in_each_namespace_and_why() {
 
 #[tokio::test]
 async fn figures_tell_how_long_sources_took() {
-    let cache = Cache::builder().memory(1 << 20).open().unwrap();
-    let source = Scripted::default();
-    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().is_some());
-    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().is_some());
+    let policy = Policy::default().attempts(1);
+    let cache = Cache::builder().memory(1 << 20).default_policy(policy).open().unwrap();
+    let source = Arc::new(Scripted::default());
+    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().entry.is_some());
+    assert!(cache.get_or_load(key("a:1"), &source).await.unwrap().entry.is_some());
     source.fails.store(true, Ordering::SeqCst);
     assert!(cache.get_or_load(key("a:2"), &source).await.is_err());
     let stats = cache.stats();

@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod conformance;
 mod content;
+mod fresh;
 mod library;
 mod linearizable;
 mod memory;

@@ -126,13 +126,13 @@ section! {
     /// Where content comes from.
     SourceSettings, "source.", "Source" {
         url: Option<String> = "none", Kind::Url, Refused; "Read content from this service; none: the embedded store"
-        attempts: u64 = "3", Kind::Count(1, 100), Later; "Attempts for one load"
-        backoff: Duration = "100ms", Kind::Span(1), Later; "First pause between attempts; doubles, with jitter"
-        timeout: Duration = "2s", Kind::Span(1), Later; "Longest time of one attempt"
-        soft_timeout: Option<Duration> = "none", Kind::Span(1), Later; "Serve stale when a load takes longer"
-        breaker_failures: u64 = "5", Kind::Count(1, 1_000_000), Later; "Failures in a row that open the breaker"
-        breaker_open: Duration = "10s", Kind::Span(1), Later; "How long the breaker stays open"
-        slow: Duration = "200ms", Kind::Span(0), Later; "Loads slower than this are logged"
+        attempts: u64 = "3", Kind::Count(1, 100), Now; "Attempts for one load"
+        backoff: Duration = "100ms", Kind::Span(1), Now; "First pause between attempts; doubles, with jitter"
+        timeout: Duration = "2s", Kind::Span(1), Now; "Longest time of one attempt"
+        soft_timeout: Option<Duration> = "none", Kind::Span(1), Now; "Serve stale when a load takes longer"
+        breaker_failures: u64 = "5", Kind::Count(1, 1_000_000), Now; "Failures in a row that open the breaker"
+        breaker_open: Duration = "10s", Kind::Span(1), Now; "How long the breaker stays open"
+        slow: Duration = "200ms", Kind::Span(0), Now; "Loads slower than this are logged"
     }
 }
 
@@ -190,9 +190,9 @@ section! {
     /// How long the entries of one namespace live, and how much room they get.
     NamespaceSettings, "", "[namespaces.NAME] (settings file only)" {
         ttl: Duration = "1h", Kind::Span(1), Now, reload; "Lifetime"
-        stale_while_revalidate: Duration = "0s", Kind::Span(0), Later, reload; "Served stale this long while reloading"
-        stale_if_error: Duration = "0s", Kind::Span(0), Later, reload; "Served stale this long when the source fails"
-        negative_ttl: Duration = "30s", Kind::Span(0), Later, reload; "How long absence is remembered"
+        stale_while_revalidate: Duration = "0s", Kind::Span(0), Now, reload; "Served stale this long while reloading"
+        stale_if_error: Duration = "0s", Kind::Span(0), Now, reload; "Served stale this long when the source fails"
+        negative_ttl: Duration = "30s", Kind::Span(0), Now, reload; "How long absence is remembered"
         jitter: f64 = "0", Kind::Share, Now, reload; "Share of ttl by which lifetimes differ"
         idle_ttl: Option<Duration> = "none", Kind::Span(1), Now, reload; "Dropped when not read for so long"
         max_share: f64 = "1", Kind::ShareAboveZero, Now, reload; "Most of the memory limit it may take"

@@ -120,7 +120,9 @@ impl Subject {
             Err(error) if error.kind() == ErrorKind::TranslationNotAvailable => None,
             found => found?,
         };
-        conditions.check(current.map(|current| Validators::of(&current.body, current.modified_at)))
+        conditions.check(
+            current.map(|current| Validators::of(&current.body, current.modified_at.unwrap_or_default())),
+        )
     }
 
     /// The resource as a client reads it.

@@ -36,10 +36,11 @@ pub(super) async fn list(
 ) -> Reply {
     let source = site.store.bookmarks().of(owner.0);
     let answer = site.cache.get_or_load(source.key().as_key_ref(), &source).await?;
-    let answer = answer.ok_or_else(|| {
+    let entry = answer.entry.as_ref().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the bookmarks cannot be read")
     })?;
-    let mut response = Representation::whole(&answer)?.private().respond(&site.cache, &method, &headers);
+    let whole = Representation::whole(entry, answer.outcome)?;
+    let mut response = whole.private().respond(&site.cache, &method, &headers);
     for_the_owner(response.headers_mut());
     Ok(response)
 }

@@ -50,9 +50,10 @@ pub(super) async fn ayah(
         Problem::not_found("AYAH_NOT_FOUND", detail)
     };
     let index = canonical_number(&ayah).ok_or_else(missing)?;
-    let answer = ask(&site, &asked.key()).await?.ok_or_else(|| asked.not_found())?;
-    let body = one_ayah(answer.entry.body(), asked.number.get(), index).ok_or_else(missing)?;
-    Ok(Representation::part(&answer, body)?.respond(&site.cache, &method, &headers))
+    let answer = ask(&site, &asked.key()).await?;
+    let entry = answer.entry.as_ref().ok_or_else(|| asked.not_found())?;
+    let body = one_ayah(entry.body(), asked.number.get(), index).ok_or_else(missing)?;
+    Ok(Representation::part(entry, answer.outcome, body)?.respond(&site.cache, &method, &headers))
 }
 
 /// `GET /api/v1/reciters`
@@ -147,8 +148,8 @@ fn unreachable_list(name: &str) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail)
 }
 
-async fn ask(site: &Site, key: &Key) -> Result<Option<Answer>, Problem> {
-    Ok(site.cache.get_or_load(key.as_key_ref(), &site.store).await?)
+async fn ask(site: &Site, key: &Key) -> Result<Answer, Problem> {
+    Ok(site.cache.get_or_load(key.as_key_ref(), &site.source).await?)
 }
 
 async fn answer_whole(
@@ -158,8 +159,9 @@ async fn answer_whole(
     headers: &HeaderMap,
     missing: impl FnOnce() -> Problem,
 ) -> Reply {
-    let answer = ask(site, key).await?.ok_or_else(missing)?;
-    Ok(Representation::whole(&answer)?.respond(&site.cache, method, headers))
+    let answer = ask(site, key).await?;
+    let entry = answer.entry.as_ref().ok_or_else(missing)?;
+    Ok(Representation::whole(entry, answer.outcome)?.respond(&site.cache, method, headers))
 }
 
 /// The ayah numbered `ayah` out of a rendered surah, as a document of its own.

@@ -30,6 +30,7 @@ use crate::datadir::DataDir;
 use crate::engine::Cache;
 use crate::server::access::Gate;
 use crate::server::config::Limits;
+use crate::source::Source;
 
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
@@ -39,6 +40,8 @@ pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 pub(super) struct Site {
     pub(super) cache: Cache,
     pub(super) store: Store,
+    /// What content is read from: the store, or another service.
+    pub(super) source: Arc<dyn Source>,
     pub(super) directory: DataDir,
     pub(super) gate: Gate,
     pub(super) limits: Arc<Limits>,

@@ -109,7 +109,7 @@ impl From<Error> for Problem {
             ErrorKind::KeyReserved => (S::CONFLICT, "KEY_RESERVED"),
             ErrorKind::ValueTooLarge => (S::PAYLOAD_TOO_LARGE, "VALUE_TOO_LARGE"),
             ErrorKind::SourceUnavailable => (S::SERVICE_UNAVAILABLE, "SOURCE_UNAVAILABLE"),
-            ErrorKind::SourceTimedOut => (S::GATEWAY_TIMEOUT, "SOURCE_TIMED_OUT"),
+            ErrorKind::SourceTimedOut => (S::SERVICE_UNAVAILABLE, "SOURCE_TIMED_OUT"),
             ErrorKind::SourceRefused => (S::BAD_GATEWAY, "SOURCE_REFUSED"),
             ErrorKind::DiskFailed => (S::SERVICE_UNAVAILABLE, "DISK_FAILED"),
             ErrorKind::DiskNotTrusted => (S::INTERNAL_SERVER_ERROR, "DISK_NOT_TRUSTED"),
@@ -128,7 +128,7 @@ impl From<Error> for Problem {
         }
         let mut problem = Self::new(status, code, error.to_string());
         problem.0.place = error.place().map(ToOwned::to_owned);
-        if status == S::SERVICE_UNAVAILABLE {
+        if matches!(status, S::SERVICE_UNAVAILABLE | S::BAD_GATEWAY) {
             return problem.with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS));
         }
         problem

@@ -13,7 +13,7 @@ use axum::response::IntoResponse as _;
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::engine::{Answer, Cache, Outcome, Policy};
+use crate::engine::{Cache, Outcome, Policy};
 use crate::entry::{Entry, Head};
 use crate::error::Result;
 
@@ -108,15 +108,14 @@ pub(super) struct Representation<'r> {
 
 impl<'r> Representation<'r> {
     /// The whole body of what the cache answered.
-    pub(super) fn whole(answer: &'r Answer) -> Result<Self> {
-        let head = Head::decode(answer.entry.head())?;
-        let body = answer.entry.body_shared();
-        Ok(Self { body, head, entry: &answer.entry, outcome: answer.outcome, sharing: Sharing::Public })
+    pub(super) fn whole(entry: &'r Entry, outcome: Outcome) -> Result<Self> {
+        let head = Head::decode(entry.head())?;
+        Ok(Self { body: entry.body_shared(), head, entry, outcome, sharing: Sharing::Public })
     }
 
     /// A part of what the cache answered, as a resource of its own with a tag of its own.
-    pub(super) fn part(answer: &'r Answer, body: Vec<u8>) -> Result<Self> {
-        let whole = Self::whole(answer)?;
+    pub(super) fn part(entry: &'r Entry, outcome: Outcome, body: Vec<u8>) -> Result<Self> {
+        let whole = Self::whole(entry, outcome)?;
         let head = Head { etag: xxhash_rust::xxh3::xxh3_128(&body), ..whole.head };
         Ok(Self { body: body.into(), head, ..whole })
     }
