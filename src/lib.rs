@@ -25,12 +25,16 @@
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
 //! | [`disk`] | entries and invalidations in two redb files; only ever a copy | memory, sources |
 //! | [`engine`] | [`Cache`]: read path, single flight, invalidation, sweeping, warm restart, figures | HTTP, the Quran, redb |
+//! | `cached` (feature `typed`) | a repository behind the cache: read through, write after | what an item means; tiers |
+//! | `layer` (feature `tower`) | a response cache for any tower service: keys, rules, bodies of HTTP | web servers, the Quran, tiers |
 //! | `content` (feature) | the system of record: text, reciters, translations, bookmarks, outbox, import, export | HTTP, engine, disk |
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
 //! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
 //! absent today: compression, metrics, the dashboard, an HTTP origin as a source.
 
+#[cfg(feature = "typed")]
+mod cached;
 pub mod clock;
 mod codec;
 #[cfg(feature = "content")]
@@ -44,12 +48,16 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod key;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub mod memory;
 mod pattern;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;
 
+#[cfg(feature = "typed")]
+pub use cached::{Cached, Repository};
 #[cfg(feature = "content")]
 pub use content::keys;
 pub use datadir::{DataDir, Run};

@@ -15,6 +15,8 @@ mod latency;
 mod list;
 mod load;
 mod namespace;
+#[cfg(any(feature = "tower", feature = "typed"))]
+mod owed;
 mod policy;
 mod read;
 mod recovery;
@@ -42,11 +44,15 @@ pub use gate::{Breaker, SourceStatus};
 pub use invalidate::Selector;
 pub use list::{ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
+#[cfg(any(feature = "tower", feature = "typed"))]
+pub(crate) use owed::Owed;
 pub use policy::Policy;
 pub use read::{Answer, Outcome};
 pub use spawn::Task;
 pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stats};
 pub use ttl::Ttl;
+#[cfg(feature = "typed")]
+pub(crate) use typed::VALUE_MEDIA_TYPE;
 pub use write::{SetOptions, TAGS_MAX};
 
 use crate::clock::Timestamp;

@@ -52,7 +52,7 @@ impl Cache {
             })?;
             return self.set_with(key, json, &options.content_type(JSON));
         }
-        self.set_with(key, crate::codec::encode_serde(value)?, &options.content_type(BINCODE))
+        self.set_with(key, crate::codec::encode_serde(value)?, &options.content_type(VALUE_MEDIA_TYPE))
     }
 
     /// The value under `key`, as [`Cache::set_value`] or a JSON document put it there; see [`Cache::get`].
@@ -76,7 +76,7 @@ impl SetOptions {
 fn value_of<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
     let head = Head::decode(entry.head()).map_or("", |head| head.content_type);
     let read = match head {
-        BINCODE => crate::codec::decode_serde(entry.body()),
+        VALUE_MEDIA_TYPE => crate::codec::decode_serde(entry.body()),
         #[cfg(feature = "json")]
         JSON => serde_json::from_slice(entry.body()).map_err(|error| {
             Error::new(ErrorKind::DocumentInvalid, "the JSON document is not of this type").because(error)
@@ -87,7 +87,7 @@ fn value_of<T: DeserializeOwned>(entry: &Entry) -> Result<T> {
 }
 
 /// The media type of values in bincode's form.
-const BINCODE: &str = "application/x-hifz-value";
+pub(crate) const VALUE_MEDIA_TYPE: &str = "application/x-hifz-value";
 
 /// The media type of values as JSON.
 #[cfg(feature = "json")]

@@ -5,11 +5,17 @@
 mod common;
 
 mod bookmarks;
+#[cfg(feature = "typed")]
+mod cached;
 mod cli;
 mod config;
 mod conformance;
 mod content;
+#[cfg(all(feature = "tower", feature = "typed"))]
+mod examples;
 mod fresh;
+#[cfg(feature = "tower")]
+mod layer;
 mod library;
 mod linearizable;
 mod memory;
