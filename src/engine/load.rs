@@ -70,7 +70,7 @@ async fn load(state: &State, source: &dyn Source, flight: &Flight, held: Option<
     }
     let loading = Loading { state, flight, policy: &policy, sequence };
     match retry::ask(state, source, &policy, ask).await? {
-        Load::Value(loaded) => loading.keep(&loaded),
+        Load::Value(loaded) => loading.keep(&loaded, held.as_ref()),
         Load::NotModified => loading.renew(held.as_ref()),
         Load::Absent => Ok(loading.note_absence(held.as_ref())),
     }
@@ -85,11 +85,13 @@ struct Loading<'l> {
 }
 
 impl Loading<'_> {
-    fn keep(&self, loaded: &Loaded) -> Landing {
+    fn keep(&self, loaded: &Loaded, held: Option<&Entry>) -> Landing {
         let (state, key) = (self.state, self.flight.key());
         let entry = self.admitted(loaded)?;
         let now = state.clock.now();
         if !loaded.is_stored {
+            // What was held is not what the source has now.
+            self.take_out(held);
             state.unstored.remember(key, now, now.after(UNSTORED_FOR), || true);
             return Ok(Landed { entry: Some(entry), outcome: Outcome::Bypass, is_shared: false });
         }
@@ -145,12 +147,7 @@ impl Loading<'_> {
     fn note_absence(&self, held: Option<&Entry>) -> Landed {
         let (state, key) = (self.state, self.flight.key());
         if !self.flight.is_superseded() {
-            if let Some(disk) = &state.disk {
-                disk.forget(key, self.sequence);
-            }
-            if let Some(held) = held {
-                state.memory.remove_exactly(held, Cause::Expired);
-            }
+            self.take_out(held);
             let now = state.clock.now();
             if !self.policy.negative_ttl.is_zero() {
                 let until = now.after(self.policy.negative_ttl);
@@ -158,6 +155,16 @@ impl Loading<'_> {
             }
         }
         Landed { entry: None, outcome: Outcome::Miss, is_shared: true }
+    }
+
+    /// Takes out what stood under the key when this load began, and nothing that was written since.
+    fn take_out(&self, held: Option<&Entry>) {
+        if let Some(disk) = &self.state.disk {
+            disk.forget(self.flight.key(), self.sequence);
+        }
+        if let Some(held) = held {
+            self.state.memory.remove_exactly(held, Cause::Expired);
+        }
     }
 
     /// What the source gave, as an entry with its own lifetime or that of its namespace.

@@ -533,6 +533,18 @@ fn what_may_not_be_stored_is_given_to_its_caller_alone_and_nobody_queues_for_it(
 }
 
 #[test]
+fn a_value_that_is_not_to_be_kept_takes_out_the_older_one_that_was() {
+    let (cache, clock) = cache_with(policy());
+    let source = Hurtful::new();
+    assert_eq!(seen(ask(&cache, &source)), is(Outcome::Miss, "0"));
+    source.always(Step::Give(Loaded::new("private").do_not_store().into()));
+    clock.advance(Duration::from_secs(11));
+    assert_eq!(seen(ask(&cache, &source)), is(Outcome::Revalidating, "0"));
+    crate::common::eventually("the load", || (cache.stats().entries == 0).then_some(()));
+    assert_eq!(seen(ask(&cache, &source)), is(Outcome::Bypass, "private"));
+}
+
+#[test]
 fn ahead_of_its_end_an_entry_that_is_asked_for_is_loaded_anew_and_nobody_waits() {
     let (cache, clock) = cache_with(policy().eager_after(0.8));
     let source = Hurtful::new();
