@@ -45,6 +45,10 @@ pub fn jwt(bytes: &[u8]) {
     crate::server::jwt::drive(bytes);
 }
 
+pub fn http_request(bytes: &[u8]) {
+    crate::server::wire::drive(bytes);
+}
+
 pub fn import(bytes: &[u8]) {
     let mut archive = bytes;
     if store().import_archive(&mut archive, &mut |_| ()).is_ok() {

@@ -124,6 +124,16 @@ impl Cache {
         Ok(self.counted(key, begun, read::get(state, key)))
     }
 
+    /// What stands fresh under `key` in memory, counted as a hit. `None` says nothing of the disk and counts as nothing:
+    /// for a caller who then asks in another way.
+    #[must_use]
+    pub fn get_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
+        let (state, begun) = (self.state(), Counters::begin());
+        let entry = state.find(key).ok().filter(|_| !state.is_closed())?;
+        state.count_hit(&entry, begun);
+        Some(entry)
+    }
+
     /// As [`Cache::get`], without ever blocking the executor: a look at the disk is made on a thread that may.
     ///
     /// # Errors

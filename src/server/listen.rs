@@ -18,6 +18,7 @@ use tokio_rustls::server::TlsStream;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::config::{Limits, ListenAddress};
+use super::http::Hits;
 use super::peer::Peer;
 use super::tls::Tls;
 use super::wire::Wire;
@@ -107,10 +108,11 @@ impl Reception {
     }
 
     /// Serves `routes` on `bound` until it is time to stop, and then until what is under way is done.
-    pub(super) async fn serve(self, bound: Bound, routes: Router) {
+    pub(super) async fn serve(self, bound: Bound, routes: Router, hits: Option<Hits>) {
         let mut stopping = self.stopping.clone();
         let wire = Arc::new(Wire {
             routes,
+            hits,
             limits: self.limits.clone(),
             stopping: self.stopping.clone(),
             streams: self.seats.streams.clone(),

@@ -13,7 +13,7 @@ mod listen;
 mod log;
 mod peer;
 mod tls;
-mod wire;
+pub(crate) mod wire;
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ use crate::key::Namespace;
 use access::{Access, Gate};
 pub use cli::main;
 use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
-use http::Site;
+use http::{Hits, Site};
 use keyring::Keyring;
 use listen::{Bound, Reception};
 use tls::Tls;
@@ -76,6 +76,7 @@ async fn run(settings: &Settings) -> Result<()> {
         gate: Gate::new(Access::new(settings, &token, Keyring::open(&directory)?)?),
         limits: limits.clone(),
         content_changes: Arc::default(),
+        answers_plainly: answers_plainly(settings),
     };
 
     listen::take_descriptors(&limits);
@@ -144,6 +145,12 @@ fn durability(setting: config::Durability) -> Durability {
     }
 }
 
+/// Whether content may be answered without the router: nobody has to be known, counted or kept apart for it.
+fn answers_plainly(settings: &Settings) -> bool {
+    let is_open = settings.content_auth == config::ContentAuth::Public && settings.limits.rate_reads == 0;
+    is_open && settings.key_prefix.is_none()
+}
+
 /// The admin token, and where a person finds it.
 fn admin_token(settings: &Settings, directory: &DataDir) -> Result<(String, String)> {
     if let Some(token) = &settings.admin_token {
@@ -195,14 +202,15 @@ impl Doors {
     fn serve(self, site: &Site, reception: &Reception) -> JoinSet<()> {
         let mut serving = JoinSet::new();
         let routes = if self.admin.is_empty() { http::everything(site) } else { http::public(site) };
+        let hits = site.answers_plainly.then(|| Hits::new(site));
         for bound in self.public {
-            serving.spawn(reception.clone().serve(bound, routes.clone()));
+            serving.spawn(reception.clone().serve(bound, routes.clone(), hits.clone()));
         }
         for bound in self.admin {
-            serving.spawn(reception.for_operators().serve(bound, http::admin(site)));
+            serving.spawn(reception.for_operators().serve(bound, http::admin(site), None));
         }
         if let Some(bound) = self.local {
-            serving.spawn(reception.for_operators().serve(bound, http::everything(site)));
+            serving.spawn(reception.for_operators().serve(bound, http::everything(site), None));
         }
         serving
     }

@@ -6,7 +6,6 @@
 //! panics, whatever the bytes are.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use axum::http::{HeaderMap, HeaderName, header};
@@ -36,13 +35,23 @@ impl Etag {
     }
 }
 
-impl fmt::Display for Etag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.mark {
-            None => write!(f, "\"{:032x}\"", self.digest),
-            Some(mark) => write!(f, "\"{:032x}-{mark:08x}\"", self.digest),
+impl Etag {
+    /// As it stands in a header.
+    pub(super) fn write(&self, value: &mut Vec<u8>) {
+        value.push(b'"');
+        write_hex(value, &self.digest.to_be_bytes());
+        if let Some(mark) = self.mark {
+            value.push(b'-');
+            write_hex(value, &mark.to_be_bytes());
         }
+        value.push(b'"');
     }
+}
+
+/// Appends two digits for each byte.
+pub(super) fn write_hex(value: &mut Vec<u8>, bytes: &[u8]) {
+    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+    value.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]));
 }
 
 /// The state of a resource as clients can name it.
@@ -267,6 +276,14 @@ const MARK_DIGITS: usize = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl std::fmt::Display for Etag {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let mut value = Vec::new();
+            self.write(&mut value);
+            f.write_str(std::str::from_utf8(&value).unwrap())
+        }
+    }
 
     const PLAIN: Etag = Etag { digest: 10, mark: None };
     const GZIP: Etag = Etag { digest: 10, mark: Some(7) };

@@ -9,7 +9,9 @@ mod bookmarks;
 mod coding;
 mod conditions;
 mod content;
+mod date;
 mod health;
+mod hit;
 mod problem;
 mod range;
 mod reply;
@@ -32,6 +34,9 @@ use crate::server::access::Gate;
 use crate::server::config::Limits;
 use crate::source::Source;
 
+use conditions::write_hex;
+pub(super) use date::write_now;
+pub(super) use hit::{Hit, Hits};
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 
@@ -47,6 +52,8 @@ pub(super) struct Site {
     pub(super) limits: Arc<Limits>,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
     pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
+    /// Whether plain hits may be answered without the router.
+    pub(super) answers_plainly: bool,
 }
 
 /// The routes everybody may ask.
@@ -197,16 +204,44 @@ fn is_foreign_error(response: &Response<Body>) -> bool {
 
 /// The client's own id where it is one, else a new one.
 pub(super) fn request_id(given: Option<&HeaderValue>) -> HeaderValue {
-    let is_id = |value: &&HeaderValue| {
-        let bytes = value.as_bytes();
-        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
-            && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
-    };
-    if let Some(value) = given.filter(is_id) {
+    if let Some(value) = given.filter(|value| is_request_id(value.as_bytes())) {
         return value.clone();
     }
-    let random = format!("{:032x}", rand::random::<u128>());
-    HeaderValue::from_str(&random).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    let mut id = Vec::with_capacity(32);
+    write_request_id(&mut id, None);
+    HeaderValue::try_from(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Appends the client's own id where it is one, else a new one.
+fn write_request_id(value: &mut Vec<u8>, given: Option<&[u8]>) {
+    match given.filter(|id| is_request_id(id)) {
+        Some(id) => value.extend_from_slice(id),
+        // An id tells requests apart; it keeps nothing secret, so it need not come from the operating system.
+        None => write_hex(value, &rand::random::<u128>().to_be_bytes()),
+    }
+}
+
+fn is_request_id(bytes: &[u8]) -> bool {
+    (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte))
+}
+
+/// Hands a request to everything that reads headers; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(super) fn drive(request: &super::wire::RequestHead<'_>) {
+    hit::drive(request);
+    let mut headers = axum::http::HeaderMap::new();
+    for (name, value) in request.headers() {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) {
+            headers.append(name, value);
+        }
+    }
+    std::hint::black_box(request_id(headers.get(REQUEST_ID)));
+    std::hint::black_box(conditions::WriteConditions::of(&headers));
+    reply::drive(request.method, &headers);
+    if let Ok(uri) = request.target.parse() {
+        spelling::drive(&uri);
+    }
 }
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -3,9 +3,8 @@
 //! The body is the entry's own bytes, shared and not copied. [`decide`] is the one place where it is decided what is
 //! sent; it sees headers, lengths and tags, and no body.
 
-use std::fmt::Write as _;
 use std::ops::Range;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -19,11 +18,9 @@ use crate::error::Result;
 
 use super::coding::{Accepted, Coding};
 use super::conditions::{Etag, Fields, Verdict, joined};
+use super::date;
 use super::problem::Problem;
 use super::range::{self, RangeAsked};
-
-/// The header that says what the cache did (RFC 9211).
-pub(super) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// One form in which a resource can be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +28,8 @@ pub(super) struct Form {
     pub(super) coding: Coding,
     pub(super) etag: Etag,
     pub(super) length: usize,
+    /// Where a coded form begins in the head of its entry; of no meaning for the plain one.
+    pub(super) start: usize,
 }
 
 /// What a request comes to, before any body is touched.
@@ -71,8 +70,14 @@ pub(super) fn decide(asked: &Asked<'_>, forms: &[Form], modified_at_secs: u64) -
     // Without the header every form is acceptable, though only the plain one is sent.
     let takes = |form: &&Form| asked.accept_encoding.is_none() || accepted.takes(form.coding);
     let others = forms.iter().filter(|form| *form != chosen).filter(takes);
-    let tags: Vec<Etag> = std::iter::once(chosen).chain(others).map(|form| form.etag).collect();
-    match asked.conditions.judge(&tags, modified_at_secs) {
+    let mut tags = [chosen.etag; Coding::ALL.len()];
+    let mut count = 1;
+    for (tag, form) in tags.iter_mut().skip(1).zip(others) {
+        *tag = form.etag;
+        count += 1;
+    }
+    let tags = tags.get(..count).unwrap_or_default();
+    match asked.conditions.judge(tags, modified_at_secs) {
         Verdict::Failed => return Decision::Failed,
         Verdict::Unchanged(etag) => return Decision::Unchanged(etag),
         Verdict::Proceed => {}
@@ -85,6 +90,31 @@ pub(super) fn decide(asked: &Asked<'_>, forms: &[Form], modified_at_secs: u64) -
         RangeAsked::Whole => Decision::Whole(*chosen),
         RangeAsked::Part(part) => Decision::Part(*chosen, part),
         RangeAsked::Beyond => Decision::Beyond(*chosen),
+    }
+}
+
+/// The forms that a body of `length` bytes with this head can be sent in.
+pub(super) fn forms(head: &Head<'_>, length: usize) -> [Form; 1] {
+    let etag = Etag { digest: head.etag, mark: None };
+    [Form { coding: Coding::Identity, etag, length, start: 0 }]
+}
+
+/// The bytes of one form of what `entry` holds.
+pub(super) fn form_bytes(entry: &Entry, form: Form) -> &[u8] {
+    if form.coding == Coding::Identity {
+        return entry.body();
+    }
+    entry.head().get(form.start..form.start + form.length).unwrap_or_default()
+}
+
+/// Decides about any headers; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(super) fn drive(method: &str, headers: &HeaderMap) {
+    let Ok(method) = method.parse() else { return };
+    let head = Head { content_type: "text/plain", etag: 7, modified_at_ms: 9_000 };
+    let forms = forms(&head, 1000);
+    if let Decision::Part(form, part) = decide(&Asked::of(&method, headers), &forms, 9) {
+        assert!(part.start < part.end && part.end <= form.length, "a part lies within its whole");
     }
 }
 
@@ -128,7 +158,7 @@ impl<'r> Representation<'r> {
     /// The response to a request with `method` and `asked` as its headers.
     pub(super) fn respond(self, cache: &Cache, method: &Method, asked: &HeaderMap) -> Response<Body> {
         let modified_at_secs = self.head.modified_at_ms / 1000;
-        let forms = self.forms();
+        let forms = forms(&self.head, self.body.len());
         let (form, part) = match decide(&Asked::of(method, asked), &forms, modified_at_secs) {
             Decision::Whole(form) => (form, None),
             Decision::Part(form, range) => (form, Some(range)),
@@ -145,47 +175,108 @@ impl<'r> Representation<'r> {
         self.send(form, part, cache, method)
     }
 
-    /// The forms it can be sent in.
-    fn forms(&self) -> Vec<Form> {
-        let etag = Etag { digest: self.head.etag, mark: None };
-        vec![Form { coding: Coding::Identity, etag, length: self.body.len() }]
-    }
-
     fn send(self, form: Form, part: Option<Range<usize>>, cache: &Cache, method: &Method) -> Response<Body> {
         let body = part.as_ref().map_or_else(|| self.body.clone(), |part| self.body.slice(part.clone()));
-        let length = body.len();
-        let body = if method == Method::HEAD { Body::empty() } else { Body::from(body) };
-        let mut response = Response::new(body);
+        let mut response =
+            Response::new(if method == Method::HEAD { Body::empty() } else { Body::from(body) });
         if part.is_some() {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         let headers = response.headers_mut();
         self.describe(headers, form.etag, cache);
-        put(headers, header::CONTENT_TYPE, self.head.content_type);
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        if let Some(name) = form.coding.name() {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
-        }
-        if let Some(part) = part {
-            // A part is never empty.
-            let range = format!("bytes {}-{}/{}", part.start, part.end - 1, form.length);
-            put(headers, header::CONTENT_RANGE, &range);
-        }
+        describe_body(headers, &form, self.head.content_type, part);
         response
     }
 
-    /// What is said of every form and also without a body: validators, freshness, origin.
-    fn describe(&self, headers: &mut HeaderMap, etag: Etag, cache: &Cache) {
-        let policy = cache.policy(self.entry.key().namespace());
-        let (now, modified_at) = (cache.now(), Duration::from_secs(self.head.modified_at_ms / 1000));
-        put(headers, header::ETAG, &etag.to_string());
-        put(headers, header::LAST_MODIFIED, &httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + modified_at));
-        put(headers, header::CACHE_CONTROL, &cache_control(&policy, self.sharing));
-        put(headers, header::AGE, &now.since(self.entry.stored_at()).as_secs().to_string());
-        put(headers, CACHE_STATUS, &cache_status(self.outcome, self.entry, now));
-        headers.insert(header::VARY, HeaderValue::from_static(self.sharing.varies_by()));
+    fn describe(&self, lines: &mut impl Lines, etag: Etag, cache: &Cache) {
+        let answered = Answered { entry: self.entry, outcome: self.outcome, sharing: self.sharing };
+        answered.describe(lines, etag, self.head.modified_at_ms / 1000, cache);
     }
+}
+
+/// Where the head of an answer is written: into a map for hyper, or as bytes.
+pub(super) trait Lines {
+    /// One header whose value `write` appends.
+    fn line(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>));
+
+    /// One header with a value that is known.
+    fn fixed(&mut self, name: &'static str, value: &str) {
+        self.line(name, |bytes| bytes.extend_from_slice(value.as_bytes()));
+    }
+}
+
+impl Lines for HeaderMap {
+    fn line(&mut self, name: &'static str, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut value = Vec::new();
+        write(&mut value);
+        // Every value is made of visible ASCII; one that is not (a foreign media type) is better left out than sent.
+        if let Ok(value) = HeaderValue::try_from(value) {
+            self.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// What is known of an answer beside its forms.
+pub(super) struct Answered<'r> {
+    pub(super) entry: &'r Entry,
+    pub(super) outcome: Outcome,
+    pub(super) sharing: Sharing,
+}
+
+impl Answered<'_> {
+    /// What is said of every form and also without a body: validators, freshness, origin.
+    pub(super) fn describe(&self, lines: &mut impl Lines, etag: Etag, modified_at_secs: u64, cache: &Cache) {
+        let policy = cache.policy(self.entry.key().namespace());
+        let now = cache.now();
+        lines.line("etag", |value| etag.write(value));
+        lines.line("last-modified", |value| date::write(value, modified_at_secs));
+        lines.line("cache-control", |value| cache_control(value, &policy, self.sharing));
+        lines.line("age", |value| write_number(value, now.since(self.entry.stored_at()).as_secs()));
+        lines.line("cache-status", |value| cache_status(value, self.outcome, self.entry, now));
+        lines.fixed("vary", self.sharing.varies_by());
+    }
+}
+
+/// What is said of a body that is sent.
+pub(super) fn describe_body(
+    lines: &mut impl Lines,
+    form: &Form,
+    content_type: &str,
+    part: Option<Range<usize>>,
+) {
+    lines.fixed("content-type", content_type);
+    let length = part.as_ref().map_or(form.length, ExactSizeIterator::len);
+    lines.line("content-length", |value| write_number(value, length as u64));
+    lines.fixed("accept-ranges", "bytes");
+    if let Some(name) = form.coding.name() {
+        lines.fixed("content-encoding", name);
+    }
+    if let Some(part) = part {
+        lines.line("content-range", |value| {
+            value.extend_from_slice(b"bytes ");
+            write_number(value, part.start as u64);
+            value.push(b'-');
+            // A part is never empty.
+            write_number(value, part.end as u64 - 1);
+            value.push(b'/');
+            write_number(value, form.length as u64);
+        });
+    }
+}
+
+/// Decimal digits, without the detour through a formatter.
+pub(super) fn write_number(value: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    value.extend_from_slice(&digits[at..]);
 }
 
 impl Sharing {
@@ -197,39 +288,35 @@ impl Sharing {
     }
 }
 
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    // Every value here is made of visible ASCII; one that is not (a foreign media type) is better left out than sent.
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
-}
-
-fn cache_control(policy: &Policy, sharing: Sharing) -> String {
+fn cache_control(value: &mut Vec<u8>, policy: &Policy, sharing: Sharing) {
     let max_age = policy.client_max_age.or(policy.ttl).unwrap_or(FOREVER);
     let who = if sharing == Sharing::Public { "public" } else { "private" };
-    format!("{who}, max-age={}", max_age.as_secs())
+    value.extend_from_slice(who.as_bytes());
+    value.extend_from_slice(b", max-age=");
+    write_number(value, max_age.as_secs());
 }
 
-fn cache_status(outcome: Outcome, entry: &Entry, now: Timestamp) -> String {
-    let mut status = String::from("hifz; ");
-    match outcome {
-        Outcome::Hit if entry.expires_at() == Timestamp::NEVER => status.push_str("hit"),
+fn cache_status(value: &mut Vec<u8>, outcome: Outcome, entry: &Entry, now: Timestamp) {
+    value.extend_from_slice(b"hifz; ");
+    let said: &str = match outcome {
+        Outcome::Hit if entry.expires_at() == Timestamp::NEVER => "hit",
         Outcome::Hit => {
-            let ttl = entry.expires_at().since(now).as_secs();
-            // Writing into a String cannot fail.
-            write!(status, "hit; ttl={ttl}").unwrap_or_default();
+            value.extend_from_slice(b"hit; ttl=");
+            return write_number(value, entry.expires_at().since(now).as_secs());
         }
-        Outcome::Miss => status.push_str("fwd=miss; stored"),
-        Outcome::Joined => status.push_str("fwd=miss; collapsed; detail=joined"),
+        Outcome::Miss => "fwd=miss; stored",
+        Outcome::Joined => "fwd=miss; collapsed; detail=joined",
         Outcome::Stale | Outcome::Revalidating | Outcome::Fallback => {
-            let late = now.since(entry.expires_at()).as_secs();
-            write!(status, "hit; ttl=-{late}; detail={}", outcome.name()).unwrap_or_default();
+            value.extend_from_slice(b"hit; ttl=-");
+            write_number(value, now.since(entry.expires_at()).as_secs());
+            value.extend_from_slice(b"; detail=");
+            outcome.name()
         }
-        Outcome::Negative => status.push_str("hit; detail=negative"),
-        Outcome::Bypass => status.push_str("fwd=bypass"),
-        Outcome::Rejected => status.push_str("fwd=miss; detail=rejected"),
-    }
-    status
+        Outcome::Negative => "hit; detail=negative",
+        Outcome::Bypass => "fwd=bypass",
+        Outcome::Rejected => "fwd=miss; detail=rejected",
+    };
+    value.extend_from_slice(said.as_bytes());
 }
 
 fn precondition_failed() -> Problem {

@@ -54,6 +54,14 @@ fn unescaped(uri: &Uri) -> Option<String> {
     plain.bytes().all(is_plain).then(|| with_query(&plain, uri))
 }
 
+/// Spells any address; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(super) fn drive(uri: &Uri) {
+    for address in [unescaped(uri), without_slash(uri)].into_iter().flatten() {
+        assert!(!address.contains('%') || uri.query().is_some(), "an address is written without escapes");
+    }
+}
+
 fn with_query(path: &str, uri: &Uri) -> String {
     uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }

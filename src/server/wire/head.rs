@@ -65,6 +65,11 @@ impl<'b> Head<'b> {
         named.map(|header| header.value)
     }
 
+    /// Every header, name and value.
+    pub(in crate::server) fn headers(&self) -> impl Iterator<Item = (&'b str, &'b [u8])> {
+        self.headers.iter().map(|header| (header.name, header.value))
+    }
+
     fn check(&mut self, is_old: bool) -> Result<(), Refusal> {
         self.check_host(is_old)?;
         self.body = self.framing(is_old)?;

@@ -5,13 +5,13 @@
 //! others, and an idle connection costs a task and a timer but no buffer. A request of HTTP/1 is looked at here and then
 //! lent to hyper alone ([`exchange`]); a connection that opens with the preface of HTTP/2 is hyper's whole ([`http2`]).
 
-mod date;
 mod exchange;
 mod head;
 mod http2;
 mod refusal;
 mod stream;
 
+use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
@@ -20,10 +20,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::server::config::Limits;
+use crate::server::http::{Hit, Hits};
 use crate::server::peer::Peer;
 
 use exchange::Order;
-use head::{Head, no_headers};
+pub(super) use head::Head as RequestHead;
+use head::{Framing, Head, no_headers};
 use refusal::Refusal;
 pub(super) use stream::Transport;
 use stream::{Arrival, Stream};
@@ -32,6 +34,8 @@ use stream::{Arrival, Stream};
 #[derive(Debug, Clone)]
 pub(super) struct Wire {
     pub(super) routes: Router,
+    /// Answers plain hits below hyper; without it the router answers everything.
+    pub(super) hits: Option<Hits>,
     pub(super) limits: Arc<Limits>,
     /// Turns true when it is time to stop.
     pub(super) stopping: watch::Receiver<bool>,
@@ -45,11 +49,22 @@ enum Step {
     More,
     /// The preface of HTTP/2.
     Http2,
+    /// A plain request, answered already.
+    Hit(Ready),
     /// A request for the router.
     Lend(Order),
     Refuse(Refusal),
     /// Nobody waits for an answer.
     Gone,
+}
+
+/// An answer that is only to be written.
+struct Ready {
+    /// What of the inbox it answers.
+    request_bytes: usize,
+    head: Vec<u8>,
+    hit: Hit,
+    is_last: bool,
 }
 
 impl Wire {
@@ -83,6 +98,14 @@ impl Wire {
         let mut is_first = true;
         loop {
             match self.next(stream, is_first).await? {
+                Step::Hit(ready) => {
+                    stream.consume(ready.request_bytes);
+                    stream.write(&ready.head, ready.hit.body(), self.limits.write_timeout).await?;
+                    HEAD.set(ready.head);
+                    if ready.is_last {
+                        return Ok(Step::Gone);
+                    }
+                }
                 Step::Lend(order) => {
                     let is_stopping = || *self.stopping.borrow();
                     // Boxed, so that a connection that waits does not carry hyper's room with it.
@@ -144,6 +167,9 @@ impl Wire {
             Ok(None) => return Step::Refuse(refusal::TARGET_TOO_LONG),
             Err(refusal) => return Step::Refuse(refusal),
         };
+        if let Some(ready) = self.hit(&head) {
+            return Step::Hit(ready);
+        }
         if let Err(refusal) = head.check_target() {
             return Step::Refuse(refusal);
         }
@@ -157,6 +183,15 @@ impl Wire {
         })
     }
 
+    fn hit(&self, request: &Head<'_>) -> Option<Ready> {
+        let hits = self.hits.as_ref().filter(|_| request.body == Framing::Length(0))?;
+        let is_last = !request.keeps_alive || self.stopping.has_changed().unwrap_or(true);
+        let mut head = HEAD.take();
+        head.clear();
+        let hit = hits.answer(request, is_last, &mut head)?;
+        Some(Ready { request_bytes: request.bytes, head, hit, is_last })
+    }
+
     fn header_bytes_max(&self) -> usize {
         usize::try_from(self.limits.header).unwrap_or(usize::MAX)
     }
@@ -168,6 +203,28 @@ async fn refuse<S: Transport>(transport: S, refusal: &Refusal) {
     if stream.write(&refusal.render(), &[], TURN_AWAY).await.is_ok() {
         stream.close().await;
     }
+}
+
+/// Hands any bytes to the reader of heads, and what it made of them to whoever reads on; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn drive(bytes: &[u8]) {
+    let mut headers = no_headers();
+    match Head::read(bytes, &mut headers) {
+        Ok(Some(head)) => {
+            assert!((1..=bytes.len()).contains(&head.bytes), "a head ends within its bytes");
+            crate::server::http::drive(&head);
+            if let Err(refusal) = head.check_target() {
+                std::hint::black_box(refusal.render());
+            }
+        }
+        Ok(None) => {}
+        Err(refusal) => assert!(refusal.render().starts_with(b"HTTP/1.1 "), "a refusal is an answer"),
+    }
+}
+
+thread_local! {
+    /// Room for the head of an answer, so that not each of them takes its own.
+    static HEAD: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// What a client of HTTP/2 says first (RFC 9113 §3.4).

@@ -5,9 +5,8 @@
 
 use axum::http::{HeaderValue, StatusCode};
 
-use crate::server::http::{RETRY_AFTER_SECS, problem_document, request_id};
+use crate::server::http::{RETRY_AFTER_SECS, problem_document, request_id, write_now};
 
-use super::date;
 use super::head::Head;
 
 /// Why a request is not handed on.
@@ -58,10 +57,12 @@ impl Refusal {
         let body = problem_document(status, self.code, self.detail, id);
         let retry =
             if self.status == 503 { format!("retry-after: {RETRY_AFTER_SECS}\r\n") } else { String::new() };
+        let mut date = Vec::new();
+        write_now(&mut date);
         let mut answer = format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\ncache-control: no-store\r\n{retry}connection: close\r\nx-request-id: {id}\r\ndate: {}\r\n\r\n",
             body.len(),
-            date::now(),
+            String::from_utf8_lossy(&date),
         )
         .into_bytes();
         if !self.is_head {
