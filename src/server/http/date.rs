@@ -13,6 +13,7 @@ pub(in crate::server) fn write_now(value: &mut Vec<u8>) {
 
 /// Appends so many seconds after the Unix epoch as HTTP writes it.
 pub(super) fn write(value: &mut Vec<u8>, secs: u64) {
+    let secs = secs.min(SECS_MAX);
     thread_local! {
         // Documents of one import or one start share their date, and few others are asked for at a time.
         static LAST: [Rendered; SLOTS] = const { [const { RefCell::new((u64::MAX, String::new())) }; SLOTS] };
@@ -26,7 +27,7 @@ type Rendered = RefCell<(u64, String)>;
 fn write_remembered(value: &mut Vec<u8>, secs: u64, last: &Rendered) {
     let (at, text) = &mut *last.borrow_mut();
     if *at != secs {
-        *text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(secs.min(SECS_MAX)));
+        *text = httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_secs(secs));
         *at = secs;
     }
     value.extend_from_slice(text.as_bytes());
