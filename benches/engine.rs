@@ -33,6 +33,8 @@ fn main() {
         runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap();
     });
     report("exists", &keys, |key| assert!(cache.exists(key).unwrap()));
+    batches();
+    invalidations();
     let namespace = Namespace::parse("bench").unwrap();
     let began = monotonic_now();
     let alive = cache.invalidate_namespace(&namespace).unwrap();
@@ -46,6 +48,66 @@ fn main() {
         runtime.block_on(cache.get_or_load(key, &Instantly)).unwrap();
     });
     cache.close().unwrap();
+}
+
+/// A million entries asked for and put in hundreds, beside the same one by one, in turn.
+fn batches() {
+    let cache = Cache::builder().memory(1 << 30).open().unwrap();
+    let keys: Vec<Key> =
+        (0..MILLION).map(|number| Key::parse(format!("batch:{number:014}")).unwrap()).collect();
+    for key in &keys {
+        cache.set(key.as_key_ref(), [7; 100]).unwrap();
+    }
+    // In an order that has nothing to do with how they stand in memory.
+    let asked: Vec<KeyRef<'_>> =
+        (0..keys.len()).map(|at| keys[(at * 611_953) % keys.len()].as_key_ref()).collect();
+    let mut ratios = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let one_by_one = timed(|| asked.iter().for_each(|key| drop(cache.get(*key).unwrap())));
+        let batched =
+            timed(|| asked.chunks(100).for_each(|few| drop(cache.get_many(few.iter().copied()).unwrap())));
+        ratios[0].push(batched / one_by_one);
+        let one_by_one = timed(|| asked.iter().for_each(|key| cache.set(*key, [7; 100]).unwrap()));
+        let batched = timed(|| {
+            asked.chunks(100).for_each(|few| cache.set_many(few.iter().map(|key| (*key, [7; 100]))).unwrap());
+        });
+        ratios[1].push(batched / one_by_one);
+    }
+    for (name, mut ratios) in ["get_many of 100", "set_many of 100"].into_iter().zip(ratios) {
+        ratios.sort_by(f64::total_cmp);
+        println!("{name:24} {:>10.2} of what its parts cost, 1 M entries", ratios[ROUNDS / 2]);
+    }
+}
+
+/// What it takes to invalidate a namespace of a thousand and of a million keys.
+fn invalidations() {
+    let namespace = Namespace::parse("many").unwrap();
+    let mut medians = Vec::new();
+    for entries in [1000, MILLION] {
+        let mut rounds: Vec<f64> = (0..ROUNDS)
+            .map(|_| {
+                let cache = Cache::builder().memory(1 << 30).open().unwrap();
+                (0..entries).for_each(|number| {
+                    let key = Key::parse(format!("many:{number:014}")).unwrap();
+                    cache.set(key.as_key_ref(), [7; 100]).unwrap();
+                });
+                let took =
+                    timed(|| assert_eq!(cache.invalidate_namespace(&namespace).unwrap(), u64::from(entries)));
+                cache.close().unwrap();
+                took
+            })
+            .collect();
+        rounds.sort_by(f64::total_cmp);
+        println!("{:24} {:>10.1} µs for {entries} entries", "invalidate_namespace", rounds[ROUNDS / 2] * 1e6);
+        medians.push(rounds[ROUNDS / 2]);
+    }
+    println!("{:24} {:>10.2} times as long for a million as for a thousand", "", medians[1] / medians[0]);
+}
+
+fn timed(call: impl FnOnce()) -> f64 {
+    let began = monotonic_now();
+    call();
+    monotonic_now().duration_since(began).as_secs_f64()
 }
 
 /// Calls `call` with every key, several times over, and prints the median time of one call.
@@ -65,6 +127,7 @@ fn report(name: &str, keys: &[Key], mut call: impl FnMut(KeyRef<'_>)) {
 }
 
 const ENTRIES: u32 = 100_000;
+const MILLION: u32 = 1_000_000;
 
 /// Odd, so that there is a middle one.
 const ROUNDS: usize = 7;

@@ -60,7 +60,7 @@ use crate::disk::DiskStatus;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyRef, Namespace, Parsed};
-use crate::memory::{Cursor, Held, Limits, Verdict};
+use crate::memory::{Cursor, Held, Limits, Memory, Verdict};
 use crate::source::Source;
 
 use read::Asking;
@@ -168,13 +168,16 @@ impl Cache {
     ) -> Result<Vec<Option<Entry>>> {
         let keys = keys.into_iter().map(K::parsed).collect::<Result<Vec<_>>>()?;
         self.refuse_if_closed()?;
-        Ok(keys
-            .into_iter()
-            .map(|key| {
+        let state = self.state();
+        let mut found = Vec::with_capacity(keys.len());
+        for few in keys.chunks(Memory::READ_AHEAD) {
+            state.memory.read_ahead(few);
+            found.extend(few.iter().map(|key| {
                 let begun = Counters::begin();
-                self.counted(key, begun, read::get(self.state(), key))
-            })
-            .collect())
+                self.counted(*key, begun, read::get(state, *key))
+            }));
+        }
+        Ok(found)
     }
 
     /// As [`Cache::get`], but it counts as neither hit nor miss, and not as a use.

@@ -154,7 +154,10 @@ impl State {
         }
         let tick_max = self.cut.load(Ordering::Relaxed);
         if inner.queue.oldest().is_some_and(|oldest| oldest <= tick_max) {
-            let plan = Plan { tick_max, ..self.plan(over, tick_max) };
+            // As many as have come in here since, so that what is freed is what the allocator gives out next.
+            let wanted = usize::try_from(inner.unsettled.entries).unwrap_or(0);
+            let entries = wanted.max(self.wanted(over)).clamp(BATCH_HERE_MIN, BATCH_MAX);
+            let plan = Plan { entries, tick_max };
             gone.reserve_exact(BATCH_MAX);
             self.evict_from_shard(inner, plan, gone);
         }
@@ -192,11 +195,16 @@ impl State {
         if self.budget.is_strict() {
             return Plan { entries: 1, tick_max: next_bound };
         }
-        let sums = self.budget.sums();
-        let mean = (sums.bytes / sums.entries.max(1)).max(1);
-        let wanted = usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX);
+        let wanted = self.wanted(over);
         let slack = ticks::now().saturating_sub(next_bound) / LOOSE_PART;
         Plan { entries: wanted.clamp(BATCH_MIN, BATCH_MAX), tick_max: next_bound.saturating_add(slack) }
+    }
+
+    /// How many entries are about as much as is over.
+    fn wanted(&self, over: Tally) -> usize {
+        let sums = self.budget.sums();
+        let mean = (sums.bytes / sums.entries.max(1)).max(1);
+        usize::try_from(over.entries.max(over.bytes / mean + 1)).unwrap_or(BATCH_MAX)
     }
 
     /// Makes a namespace keep to its share: the least recently used of its own entries go.
@@ -313,6 +321,9 @@ const BATCH_MAX: usize = 14;
 
 /// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
 const BATCH_MIN: usize = 7;
+
+/// The fewest where the lock is held already.
+const BATCH_HERE_MIN: usize = 3;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 4096;

@@ -4,7 +4,7 @@
 //! Now and then, on a thread that nobody waits for, [`State::gather`] samples where entries stand and asks the kernel to
 //! gather into one huge page each region of 2 MiB that is mostly entries (`MADV_COLLAPSE`, Linux 6.1 on, whatever the
 //! system's setting). The memory stays the allocator's: it is only backed otherwise. Where the kernel cannot, nothing
-//! changes. Holes in such a region become resident, so it must be three quarters full, and the watch of the resident
+//! changes. Holes in such a region become resident, so it must be mostly full, and the watch of the resident
 //! size must leave room.
 
 use std::collections::{HashMap, HashSet};
@@ -69,7 +69,7 @@ impl State {
                 *found.entry(entry.address() / REGION_BYTES).or_default() += mean_bytes * step as u64;
             }
         }
-        found.retain(|_, bytes| *bytes >= REGION_BYTES as u64 / 4 * 3);
+        found.retain(|_, bytes| *bytes >= REGION_BYTES as u64 / 8 * 5);
         found.into_keys().collect()
     }
 }

@@ -12,6 +12,7 @@
 //! An entry belongs to one tier at a time. It does not know sources, disks, generations or policies of freshness: it
 //! may hand out an expired entry, and whoever asks decides. It starts no thread.
 
+mod ahead;
 mod budget;
 mod counts;
 mod events;
@@ -129,6 +130,15 @@ impl Memory {
     pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         self.0.get(key)
     }
+
+    /// Brings what stands under `keys` nearer to the processor, for whoever is about to ask for many at once. Changes
+    /// nothing else.
+    pub(crate) fn read_ahead(&self, keys: &[KeyRef<'_>]) {
+        self.0.read_ahead(keys);
+    }
+
+    /// How many keys [`Memory::read_ahead`] takes at once.
+    pub(crate) const READ_AHEAD: usize = ahead::READ_AHEAD;
 
     /// What stands under `key`, without counting as a use.
     #[must_use]

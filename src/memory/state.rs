@@ -197,7 +197,7 @@ impl State {
     /// The shard of a key, and the hash of the key within it.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of one hash")]
-    fn locate(&self, key: &[u8]) -> (&Shard, u32) {
+    pub(super) fn locate(&self, key: &[u8]) -> (&Shard, u32) {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(key);
         let hash = hasher.finish();

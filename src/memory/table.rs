@@ -125,6 +125,19 @@ impl Table {
         None
     }
 
+    /// Where in memory the slot is at which an entry with this hash is at home.
+    pub(super) fn home_address(&self, hash: u32) -> usize {
+        self.slots.get(self.home(hash >> 8)).map_or(0, |slot| std::ptr::from_ref(slot).addr())
+    }
+
+    /// The first entry with this hash, whatever its key; asks no entry.
+    pub(super) fn candidate(&self, hash: u32) -> Option<&Entry> {
+        let hash = hash >> 8;
+        let run = self.slots.get(self.home(hash)..)?.iter();
+        let found = run.take_while(|slot| slot.entry.is_some()).find(|slot| slot.hash() >= hash)?;
+        found.entry.as_ref().filter(|_| found.hash() == hash)
+    }
+
     /// Where the entry with this id and stamp stands, if it was not touched since; asks no entry.
     pub(super) fn find_untouched(&self, id: Id, stamp: u32) -> Option<usize> {
         let home = self.home(id.hash());

@@ -4,15 +4,19 @@
 //! makes absolute figures mean little. What needs a process of its own (resident size) is run in children.
 
 mod caches;
+mod plot;
 mod resident;
 mod rows;
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use rows::{Row, rows};
 
 const HELP: &str = "\
 usage: hifz-peers [--rounds N] [--row PART] [--cache NAME]... [--json FILE]
+       hifz-peers plot FILE...     kept figures to the table and the plots of benches/
+       hifz-peers report           everything: all rows, then plot, then resident and storm
        hifz-peers resident         bytes per entry and peak resident size, in children
        hifz-peers storm            1 M entries falling due in one second (hifz)
        hifz-peers child KIND CACHE (used by resident)";
@@ -25,6 +29,8 @@ fn main() {
     };
     match arguments.first().map(String::as_str) {
         Some("--help") => return println!("{HELP}"),
+        Some("plot") => return plot_files(&arguments[1..]),
+        Some("report") => return everything(),
         Some("resident") => return resident::report(),
         Some("child") => return resident::child(&arguments[1], &arguments[2]),
         Some("storm") => return resident::storm(),
@@ -50,9 +56,29 @@ fn main() {
     }
 }
 
+fn plot_files(paths: &[String]) {
+    let read = |path: &String| std::fs::read_to_string(path).expect("a file of figures");
+    plot::plot(
+        &paths.iter().map(read).collect::<Vec<_>>(),
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")),
+    );
+}
+
+/// What the report is made of, from nothing.
+fn everything() {
+    let own = std::env::current_exe().expect("a program knows itself");
+    let kept = std::env::temp_dir().join(format!("hifz-peers-{}.json", std::process::id()));
+    let kept = kept.to_str().expect("a plain path");
+    for arguments in [&["--json", kept][..], &["plot", kept], &["resident"], &["storm"]] {
+        let status = std::process::Command::new(&own).args(arguments).status().expect("a child runs");
+        assert!(status.success(), "{arguments:?} failed");
+    }
+}
+
 fn report(row: &Row, names: &[String], rounds: usize, json: &mut String) {
     let measured = row.measure(names, rounds);
     for (threads, rates) in &measured.rates {
+        let tails = measured.tails.iter().find(|(n, _)| n == threads);
         let base = names.iter().position(|name| name == "quick_cache");
         let mut cells = String::new();
         for (at, name) in names.iter().enumerate() {
@@ -65,12 +91,13 @@ fn report(row: &Row, names: &[String], rounds: usize, json: &mut String) {
             write!(cells, " {:.2} M/s ({ratio:.2}) |", rate / 1e6).expect("memory");
             writeln!(
                 json,
-                r#"  {{"row":"{}","threads":{threads},"cache":"{name}","ops_per_s":{rate:.0},"ratio":{ratio:.3}}},"#,
-                row.name
+                r#"  {{"row":"{}","threads":{threads},"cache":"{name}","ops_per_s":{rate:.0},"ratio":{ratio:.3},"tail_ns":{:.0}}},"#,
+                row.name,
+                tails.map_or(0.0, |(_, tails)| median(&tails[at]))
             )
             .expect("memory");
         }
-        let tail = measured.tails.iter().find(|(n, _)| n == threads).map(|(_, tails)| {
+        let tail = tails.map(|(_, tails)| {
             let of = |name: &str| names.iter().position(|n| n == name).map(|at| median(&tails[at]));
             match (of("hifz"), of("quick_cache")) {
                 (Some(ours), Some(theirs)) => format!("{ours:.0} / {theirs:.0} ns = {:.2}", ours / theirs),
