@@ -71,6 +71,9 @@ impl Entry {
 
     /// The namespace of the key as bytes.
     pub(crate) fn namespace_bytes(&self) -> &[u8] {
+        if !crate::key::prefix().is_empty() {
+            return self.key().namespace().as_bytes();
+        }
         let key = self.key_bytes();
         let end = key.iter().position(|byte| *byte == b':');
         end.map_or(DEFAULT_NAMESPACE.as_bytes(), |end| key.split_at(end).0)

@@ -1,11 +1,13 @@
 //! Keys and namespaces, parsed once at the door and valid ever after.
 //!
 //! A key is 1–1024 bytes of UTF-8 without control characters, written `namespace:rest`. The namespace is the text
-//! before the first `:`; a key without one is in `default`, and a key that begins with `:` is refused.
+//! before the first `:`; a key without one is in `default`, and a key that begins with `:` is refused. A process may have
+//! a prefix that stands before its built-in keys: it belongs to no namespace, which begins after it.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -55,7 +57,8 @@ impl<'k> KeyRef<'k> {
     /// The text before the first `:`, or `default`.
     #[must_use]
     pub fn namespace(self) -> &'k str {
-        self.0.split_once(':').map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace)
+        let text = without_prefix(self.0);
+        text.split_once(':').map_or(DEFAULT_NAMESPACE, |(namespace, _)| namespace)
     }
 
     /// The same key with text of its own.
@@ -76,6 +79,41 @@ impl fmt::Display for KeyRef<'_> {
         f.write_str(self.0)
     }
 }
+
+/// Lets `text` stand before the built-in keys of this process from now on. The caller guarantees that no key has been
+/// made yet: where a namespace begins must not change under entries that are kept.
+///
+/// # Errors
+/// [`ErrorKind::Settings`] for a prefix that no key can begin with, or when there is another one already.
+#[cfg(feature = "server")]
+pub(crate) fn set_prefix(text: &str) -> Result<()> {
+    if text.len() > PREFIX_BYTES_MAX || KeyRef::parse(text).is_err() {
+        let message = format!(
+            "{text:?} cannot stand before a key: 1 to {PREFIX_BYTES_MAX} bytes without control characters, not \
+             beginning with ':', are accepted"
+        );
+        return Err(Error::new(ErrorKind::Settings, message).at("key_prefix"));
+    }
+    PREFIX.set(text.into()).map_err(|_| Error::new(ErrorKind::Settings, "is set already").at("key_prefix"))
+}
+
+/// What stands before the built-in keys of this process; mostly nothing.
+pub(crate) fn prefix() -> &'static str {
+    PREFIX.get().map_or("", |prefix| prefix)
+}
+
+/// `text` without the prefix of this process, where a key is left over.
+pub(crate) fn without_prefix(text: &str) -> &str {
+    let Some(prefix) = PREFIX.get() else { return text };
+    text.strip_prefix(&**prefix).filter(|rest| !rest.is_empty() && !rest.starts_with(':')).unwrap_or(text)
+}
+
+/// Written once, before the first key is made.
+static PREFIX: OnceLock<Box<str>> = OnceLock::new();
+
+/// The longest prefix; so much of a key is left for what stands behind it.
+#[cfg(feature = "server")]
+const PREFIX_BYTES_MAX: usize = 256;
 
 /// A valid key that owns its text.
 #[derive(Clone, PartialEq, Eq)]

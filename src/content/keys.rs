@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeyRef};
+use crate::key::{Key, KeyRef, prefix};
 
 /// The number of a surah: 1 to 114.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -226,7 +226,8 @@ impl Content {
     /// What `key` stands for, `None` for a key that is not built in.
     #[must_use]
     pub fn of(key: KeyRef<'_>) -> Option<Self> {
-        let mut parts = key.as_str().split(':');
+        let text = key.as_str().strip_prefix(prefix())?;
+        let mut parts = text.split(':');
         let words = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
         match words {
             [Some("quran"), Some("surahs"), None, ..] => Some(Self::Surahs),
@@ -256,7 +257,7 @@ impl Content {
             Self::Translation(id) => format!("translation:{id}"),
             Self::Bookmarks(hash) => format!("user:{:032x}:bookmarks", hash.0),
         };
-        KeyRef::known(&text).to_key()
+        KeyRef::known(&[prefix(), text.as_str()].concat()).to_key()
     }
 
     /// The tag it can be invalidated by.

@@ -116,6 +116,22 @@ impl Store {
         Ok(Self { database: Arc::new(database), clock })
     }
 
+    /// What the keys of the cache before it were made with, as [`Store::set_key_basis`] last noted it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ContentDamaged`]; [`ErrorKind::DiskFailed`].
+    pub fn key_basis(&self) -> Result<Option<Vec<u8>>> {
+        self.database.read(|rows| rows.meta(KEY_BASIS))
+    }
+
+    /// Notes what the keys of the cache before it are made with.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`].
+    pub fn set_key_basis(&self, basis: &[u8]) -> Result<()> {
+        self.database.write(|rows| rows.put_meta(KEY_BASIS, basis))
+    }
+
     /// The bookmarks of its users.
     #[must_use]
     pub fn bookmarks(&self) -> Bookmarks {
@@ -434,6 +450,9 @@ impl Store {
         self.database.read(|rows| render::value(rows, content))
     }
 }
+
+/// Where it is noted with what the keys of the cache are made.
+const KEY_BASIS: &str = "cache/key_basis";
 
 impl LoadSource for Store {
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {

@@ -108,7 +108,7 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 /// What a file may cost, and how many writes a test lets it make.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
-    pub(crate) file_bytes_max: u64,
+    pub(crate) file_bytes_max: Ceiling,
     pub(crate) page_cache_bytes: usize,
     pub(crate) fuse: Fuse,
 }
@@ -116,7 +116,7 @@ pub(crate) struct Limits {
 impl Limits {
     /// For a small file beside: its own little page cache, and no bound, since nothing in it may be refused.
     pub(crate) fn small(&self) -> Self {
-        Self { file_bytes_max: u64::MAX, page_cache_bytes: 1 << 20, fuse: self.fuse.clone() }
+        Self { file_bytes_max: Ceiling::new(u64::MAX), page_cache_bytes: 1 << 20, fuse: self.fuse.clone() }
     }
 }
 
@@ -128,6 +128,24 @@ pub(crate) enum Act<'a> {
     Append(&'a [u8]),
     Length(u64),
     Sync,
+}
+
+/// A bound that may be changed while files are open; every clone is the same bound.
+#[derive(Debug, Clone)]
+pub(crate) struct Ceiling(Arc<AtomicU64>);
+
+impl Ceiling {
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(bytes)))
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, bytes: u64) {
+        self.0.store(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Burns down by one a write or sync; once burnt every further one fails until it is replaced.
@@ -225,8 +243,9 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> Result<(), BackendIoError> {
         self.limits.fuse.burn()?;
-        if len > self.limits.file_bytes_max && len > self.inner.len()? {
-            let message = format!("{BOUND_REACHED} {} bytes", self.limits.file_bytes_max);
+        let file_bytes_max = self.limits.file_bytes_max.bytes();
+        if len > file_bytes_max && len > self.inner.len()? {
+            let message = format!("{BOUND_REACHED} {file_bytes_max} bytes");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
         }
         self.limits.fuse.act(&self.file, Act::Length(len), || self.inner.set_len(len))

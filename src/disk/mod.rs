@@ -304,6 +304,11 @@ impl Disk {
         self.shared.changes()
     }
 
+    /// Changes how large the file may grow; the writer keeps within it from its next batch on.
+    pub(crate) fn set_bytes_max(&self, bytes: u64) {
+        self.shared.limits.file_bytes_max.set(bytes);
+    }
+
     /// The tier in numbers.
     pub(crate) fn status(&self) -> DiskStatus {
         let shared = &self.shared;

@@ -12,7 +12,7 @@ use std::thread::{Builder, JoinHandle};
 
 use parking_lot::Mutex;
 
-use super::backend::{Fault, Fuse, Limits};
+use super::backend::{Ceiling, Fault, Fuse, Limits};
 use super::bulk::{Bulk, Meta};
 use super::log::MarkLog;
 use super::queue::Op;
@@ -26,7 +26,8 @@ use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind, Result};
 
 pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse) -> Result<(Disk, Truth)> {
-    let limits = Limits { file_bytes_max: options.bytes_max, page_cache_bytes: PAGE_CACHE_BYTES, fuse };
+    let limits =
+        Limits { file_bytes_max: Ceiling::new(options.bytes_max), page_cache_bytes: PAGE_CACHE_BYTES, fuse };
     let (log, overwrites) = MarkLog::open(dir.path(), limits.fuse.clone());
     let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock, log));
     let opened = open_files(&shared);

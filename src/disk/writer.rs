@@ -122,7 +122,7 @@ impl Writer {
         }
         self.shared.dir.check_held().map_err(|error| Fault::Failed(error.chain()))?;
         self.ensure_bulk()?;
-        let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max) >> self.squeezes;
+        let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max.bytes()) >> self.squeezes;
         let mut waiting: Vec<(u128, &Op)> = ops.iter().map(|(fingerprint, op)| (*fingerprint, op)).collect();
         waiting.sort_unstable_by_key(|(_, op)| op.sequence());
         let mut rest = waiting.as_slice();

@@ -87,7 +87,7 @@ pub(super) fn invalidate(state: &State, selector: &Selector) -> Result<u64> {
     match selector {
         Selector::Keys(names) => keys(state, names),
         Selector::Namespace(name) => namespace(state, name),
-        Selector::Pattern(glob) => match glob.whole_namespace().map(Namespace::parse) {
+        Selector::Pattern(glob) => match whole_namespace(glob).map(Namespace::parse) {
             Some(Ok(whole)) => namespace(state, &whole),
             _ => pattern(state, glob),
         },
@@ -265,3 +265,8 @@ const DISK_RECORDS_MAX: usize = 65_536;
 
 /// How many entries one step looks at.
 const SCAN_STEPS: usize = 256;
+
+/// The namespace that `glob` covers as a whole; none where keys of a namespace may have a prefix before it.
+fn whole_namespace(glob: &Pattern) -> Option<String> {
+    if crate::key::prefix().is_empty() { glob.whole_namespace() } else { None }
+}

@@ -451,6 +451,14 @@ impl Cache {
         self.state().memory.usage_by_namespace()
     }
 
+    /// Changes the bound of the cache file. Lowered below what the file has, it gives up the coldest at once and shrinks
+    /// at the next clean stop. Without a disk tier nothing happens.
+    pub fn set_disk(&self, bytes: u64) {
+        if let Some(disk) = &self.state().disk {
+            disk.set_bytes_max(bytes);
+        }
+    }
+
     /// Changes the memory limit; what is over it leaves before this returns.
     pub fn set_memory(&self, bytes: u64) {
         let state = self.state();

@@ -96,6 +96,11 @@ impl Gate {
         Self(Arc::new(RwLock::new(Arc::new(access))))
     }
 
+    /// Lets `access` hold from now on; who is inside already stays.
+    pub(super) fn replace(&self, access: Access) {
+        *self.0.write() = Arc::new(access);
+    }
+
     /// What holds now.
     pub(super) fn access(&self) -> Arc<Access> {
         Arc::clone(&self.0.read())

@@ -85,7 +85,6 @@ impl Refusal {
     }
 
     /// Whether it may be somebody's guess: a token that was signed with our key is none, however old it is.
-    #[expect(dead_code, reason = "the limit of failed logins asks")]
     pub(super) fn is_guess(self) -> bool {
         matches!(self, Self::Form | Self::Algorithm | Self::Critical | Self::Key | Self::Signature)
     }

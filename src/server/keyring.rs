@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Keyring {
     user_hash: hmac::Key,
     user_tokens: [u8; 32],
+    mark: hmac::Key,
 }
 
 impl Keyring {
@@ -59,6 +60,7 @@ impl Keyring {
         Ok(Self {
             user_hash: hmac::Key::new(hmac::HMAC_SHA256, &derived("hifz 1 hash of user ids")),
             user_tokens: derived("hifz 1 signatures of user tokens"),
+            mark: hmac::Key::new(hmac::HMAC_SHA256, &derived("hifz 1 marks of what keys are made with")),
         })
     }
 
@@ -66,6 +68,11 @@ impl Keyring {
     pub(super) fn user_hash(&self, user: &UserId) -> UserHash {
         let hash = bytes(&hmac::sign(&self.user_hash, user.as_str().as_bytes()));
         UserHash(hash.iter().take(16).fold(0, |sum, byte| sum << 8 | u128::from(*byte)))
+    }
+
+    /// Tells one secret and prefix from another, and nothing about either: what the keys of the cache are made with.
+    pub(super) fn key_basis(&self, prefix: &str) -> [u8; 32] {
+        bytes(&hmac::sign(&self.mark, prefix.as_bytes()))
     }
 
     /// Signs and checks user tokens where nothing else is configured.

@@ -11,7 +11,9 @@ pub(crate) mod jwt;
 mod keyring;
 mod listen;
 mod log;
+mod notify;
 mod peer;
+mod reload;
 mod tls;
 pub(crate) mod wire;
 
@@ -33,26 +35,29 @@ use crate::key::Namespace;
 use access::{Access, Gate};
 pub use cli::main;
 use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
-use http::{Hits, Site};
+use http::{Hits, Rates, Site};
 use keyring::Keyring;
 use listen::{Bound, Reception};
+use log::Filter;
+use notify::Supervisor;
+use reload::{Reload, Reread};
 use tls::Tls;
 
 /// Serves until a signal ends it.
-fn serve(settings: &Settings) -> Result<()> {
-    log::start(settings)?;
+fn serve(settings: &Settings, reread: Reread) -> Result<()> {
+    let filter = log::start(settings)?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .thread_name("hifz-door")
             .build()
             .map_err(|error| Error::new(ErrorKind::Busy, "the runtime cannot be started").because(error))?;
-    let served = runtime.block_on(run(settings));
+    let served = runtime.block_on(run(settings, reread, filter));
     runtime.shutdown_background();
     served
 }
 
-async fn run(settings: &Settings) -> Result<()> {
+async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> {
     let mut signals = Signals::register()?;
     // A file-size limit is to be an error of the write, not the end of the process: a handler replaces the default.
     let _file_size = signal(SignalKind::from_raw(SIGXFSZ))
@@ -60,9 +65,11 @@ async fn run(settings: &Settings) -> Result<()> {
     let tls = Tls::open(&settings.tls)?;
     let directory = DataDir::open(&settings.data_dir)?;
     let (token, token_from) = admin_token(settings, &directory)?;
+    let keyring = Keyring::open(&directory)?;
     let clock = Clock::system();
     let store = Store::open(&directory.content_file(), clock.clone())?;
     let cache = open_cache(settings, &directory, clock)?;
+    forget_other_keys(&cache, &store, &keyring)?;
     let drained = changes::drain(&cache, &store)?;
     if drained > 0 {
         tracing::info!(changes = drained, "finished what an earlier process had begun");
@@ -73,7 +80,8 @@ async fn run(settings: &Settings) -> Result<()> {
         source: Arc::new(store.clone()),
         store,
         directory: directory.clone(),
-        gate: Gate::new(Access::new(settings, &token, Keyring::open(&directory)?)?),
+        gate: Gate::new(Access::new(settings, &token, keyring.clone())?),
+        rates: Arc::new(Rates::new(&limits)),
         limits: limits.clone(),
         content_changes: Arc::default(),
         answers_plainly: answers_plainly(settings),
@@ -81,25 +89,57 @@ async fn run(settings: &Settings) -> Result<()> {
 
     listen::take_descriptors(&limits);
     let (stop, stopping) = watch::channel(false);
-    let reception = Reception::new(limits, tls, stopping);
+    let reception = Reception::new(limits, tls.clone(), stopping);
     let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;
     let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
     let mut serving = doors.serve(&site, &reception);
 
-    signals.next().await;
+    let supervisor = Supervisor::of_environment();
+    supervisor.ready();
+    let living = tokio::spawn(supervisor.clone().keep_alive(cache.clone()));
+    let reload = Reload {
+        reread,
+        began_with: settings.clone(),
+        holds: settings.clone(),
+        directory: directory.clone(),
+        keyring,
+        gate: site.gate.clone(),
+        cache: cache.clone(),
+        filter,
+        tls: tls.clone(),
+    };
+    until_stopped(&mut signals, &supervisor, reload).await;
     tracing::info!("stopping: finishing what is under way");
     stop.send_replace(true);
     tokio::spawn(exit_at_second_signal(signals));
     while serving.join_next().await.is_some() {}
     draining.abort();
+    living.abort();
     let closed = blocking::unblock(move || cache.close()).await;
     directory.clear_run()?;
     closed
 }
 
+/// Reads the settings again as often as it is asked to, until a signal asks for the end.
+async fn until_stopped(signals: &mut Signals, supervisor: &Supervisor, mut reload: Reload) {
+    while signals.next().await == Asked::Reload {
+        supervisor.reloading();
+        reload = blocking::unblock(move || {
+            reload.again();
+            reload
+        })
+        .await;
+        supervisor.ready();
+    }
+    supervisor.stopping();
+}
+
 fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<Cache> {
+    if let Some(prefix) = &settings.key_prefix {
+        crate::key::set_prefix(prefix)?;
+    }
     let mut builder = Cache::builder()
         .memory(settings.memory)
         .max_entries(settings.max_entries)
@@ -149,6 +189,21 @@ fn durability(setting: config::Durability) -> Durability {
 fn answers_plainly(settings: &Settings) -> bool {
     let is_open = settings.content_auth == config::ContentAuth::Public && settings.limits.rate_reads == 0;
     is_open && settings.key_prefix.is_none()
+}
+
+/// Entries under keys that were made with another prefix or secret are not reached by changes any more: should that
+/// prefix or secret come back, they would be served though they are stale. So they go when it changes.
+fn forget_other_keys(cache: &Cache, store: &Store, keyring: &Keyring) -> Result<()> {
+    let basis = keyring.key_basis(crate::key::prefix());
+    if store.key_basis()?.as_deref() == Some(basis.as_slice()) {
+        return Ok(());
+    }
+    let forgotten = cache.clear_all()?;
+    tracing::debug!(
+        forgotten,
+        "keys are made with another prefix or secret from now on; the cache begins cold"
+    );
+    store.set_key_basis(&basis)
 }
 
 /// The admin token, and where a person finds it.
@@ -240,10 +295,18 @@ fn announce(settings: &Settings, doors: &Doors, site: &Site, token_from: &str) -
     Ok(())
 }
 
-/// The signals that end the process in order; registered before anything is opened, so that none is missed.
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Stop,
+    Reload,
+}
+
+/// The signals that are heard; registered before anything is opened, so that none is missed.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -252,19 +315,23 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).map_err(failed)?,
             interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            hangup: signal(SignalKind::hangup()).map_err(failed)?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }
 
 async fn exit_at_second_signal(mut signals: Signals) {
-    signals.next().await;
+    while signals.next().await == Asked::Reload {
+        tracing::warn!("stopping already, the settings are not read again");
+    }
     tracing::warn!("second signal: leaving at once");
     std::process::exit(EXIT_AT_ONCE);
 }

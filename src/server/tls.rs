@@ -35,7 +35,6 @@ impl Tls {
     ///
     /// # Errors
     /// As [`Tls::open`]; the old pair stays in force then.
-    #[expect(dead_code, reason = "for the signal that re-reads the settings")]
     pub(super) fn reload(&self, settings: &config::Tls) -> Result<()> {
         if let Some(config) = read(settings)? {
             *self.0.write() = config;

@@ -311,6 +311,8 @@ fn no_raw_user_id_stands_in_the_cache_the_log_or_an_error() {
             said.extend(reply.body);
         }
     }
+    said.extend(server.get("/metrics").body);
+    said.extend(server.admin("GET", "/admin/v1/stats", b"").body);
     let other = ask(&server, "wrong", "GET", &base, "");
     said.extend(other.body);
     said.extend(server.admin("GET", &format!("/admin/v1/users/{user}"), b"").body);

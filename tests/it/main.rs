@@ -17,9 +17,12 @@ mod fresh;
 #[cfg(feature = "tower")]
 mod layer;
 mod library;
+mod limits;
 mod linearizable;
 mod memory;
+mod prefix;
 mod readme;
+mod reload;
 mod restart;
 mod routes;
 mod users;

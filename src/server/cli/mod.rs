@@ -9,8 +9,9 @@ mod target;
 mod token;
 mod transfer;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -47,7 +48,9 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
     match matches.subcommand() {
         None | Some(("serve", _)) => {
             warn(&warnings);
-            super::serve(&settings).map_err(Failure::from)
+            let (flags, config) = (args::flags(matches), config.map(Path::to_path_buf));
+            let reread = move || Settings::load(&flags, std::env::vars_os(), config.as_deref());
+            super::serve(&settings, Arc::new(reread)).map_err(Failure::from)
         }
         Some(("config", _)) => config_command(&settings, &warnings, is_json),
         Some(("import", matches)) => {

@@ -24,7 +24,6 @@ pub(crate) struct Row {
     /// Whether this version acts on it.
     pub(crate) status: Status,
     /// Whether SIGHUP applies a change without a restart.
-    #[expect(dead_code, reason = "read once SIGHUP re-reads the settings")]
     pub(crate) is_reloadable: bool,
     /// Reads a value as the setting's type and says how it is shown, or why it is refused.
     pub(crate) check: fn(&Kind, &Raw) -> Result<String, Refusal>,

@@ -10,7 +10,7 @@ mod parse;
 mod table;
 mod value;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) use parse::{parse_duration, parse_listen_local};
 pub(crate) use table::{
     Alerts, Limits, NamespaceSettings, SECTIONS, Section, SourceSettings, Tls, Warm, flag_of,
 };
-pub(crate) use value::{ContentAuth, Durability, ListenAddress, LogFormat, Secret};
+pub(crate) use value::{ContentAuth, Durability, ListenAddress, LogFormat, Network, Secret};
 
 use given::{Given, Origin, Raw};
 use layers::{CONFIG_VARIABLE, Layers, config_path};
@@ -96,6 +96,20 @@ pub(crate) struct Effective {
     pub(crate) value: String,
     /// Flag, environment variable, file and line, or default.
     pub(crate) origin: String,
+    /// Tells a hidden value from another.
+    #[serde(skip)]
+    mark: u64,
+    #[serde(skip)]
+    reloadable: Reloadable,
+}
+
+/// Whether a change of a setting holds at once or only after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reloadable {
+    /// At once.
+    Yes,
+    /// After a restart.
+    No,
 }
 
 impl Settings {
@@ -119,7 +133,6 @@ impl Settings {
     }
 
     /// What holds for the namespace `name`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the server asks it"))]
     pub(crate) fn namespace(&self, name: &str) -> &NamespaceSettings {
         self.namespaces.get(name).unwrap_or(&self.namespace_default)
     }
@@ -127,6 +140,17 @@ impl Settings {
     /// Every setting with its value (secrets hidden) and origin, in the order of the table.
     pub(crate) fn effective(&self) -> &[Effective] {
         &self.effective
+    }
+
+    /// The settings of one kind that `next` sets otherwise, by their keys.
+    pub(crate) fn changed(&self, next: &Self, kind: Reloadable) -> Vec<String> {
+        let values = |settings: &Self| -> BTreeMap<String, (String, u64)> {
+            let of_kind = settings.effective.iter().filter(|one| one.reloadable == kind);
+            of_kind.map(|one| (one.key.clone(), (one.value.clone(), one.mark))).collect()
+        };
+        let (own, other) = (values(self), values(next));
+        let keys: BTreeSet<_> = own.keys().chain(other.keys()).collect();
+        keys.into_iter().filter(|key| own.get(*key) != other.get(*key)).cloned().collect()
     }
 
     fn of(mut layers: Layers) -> Result<(Self, Vec<Warning>), Problems> {
@@ -192,6 +216,8 @@ fn effective_of(values: &Values) -> Vec<Effective> {
         key,
         value: (row.check)(&row.kind, &given.raw).unwrap_or_else(|refusal| refusal),
         origin: given.origin.to_string(),
+        mark: xxhash_rust::xxh3::xxh3_64(given.raw.to_string().as_bytes()),
+        reloadable: if row.is_reloadable { Reloadable::Yes } else { Reloadable::No },
     };
     let mut effective: Vec<Effective> = table::rows()
         .map(|row| show(row.key.to_owned(), row, &given_or_default(&values.given, row)))

@@ -118,7 +118,7 @@ section! {
         disk: u64 = "2200MB", Kind::SizeOrZero(4_000_000), Now, reload; "Most bytes of cache.redb; 0: memory only"
         durability: Durability = "interval", Kind::Choice(Durability::WORDS), Now; "When cache writes are made durable"
         flush_interval: Duration = "1s", Kind::Span(1), Now; "Longest time a cache write waits to be written"
-        key_prefix: Option<String> = "none", Kind::Text, Later; "Stands before the built-in keys"
+        key_prefix: Option<String> = "none", Kind::Text, Now; "Stands before the built-in keys"
     }
 }
 
@@ -170,10 +170,10 @@ section! {
         write_timeout: Duration = "30s", Kind::Span(1), Now; "Longest pause while an answer is sent"
         idle_timeout: Duration = "75s", Kind::Span(1), Now; "Longest time between requests of a connection"
         source_loads: u64 = "64", Kind::Count(1, 100_000), Now; "Most loads from the source at a time"
-        rate_reads: u64 = "0", Kind::Count(0, u64::MAX), Refused; "Reads a second and client; 0: no limit"
-        rate_writes: u64 = "0", Kind::Count(0, u64::MAX), Refused; "Writes a second and client; 0: no limit"
-        rate_failed_logins: u64 = "300", Kind::Count(0, u64::MAX), Later; "Failed logins a minute and address"
-        trusted_proxies: Vec<Network> = "none", Kind::Networks, Later; "Proxies whose forwarding headers are believed"
+        rate_reads: u64 = "0", Kind::Count(0, u64::MAX), Now; "Reads a second and client; 0: no limit"
+        rate_writes: u64 = "0", Kind::Count(0, u64::MAX), Now; "Writes a second and client; 0: no limit"
+        rate_failed_logins: u64 = "300", Kind::Count(0, u64::MAX), Now; "Failed logins a minute and address"
+        trusted_proxies: Vec<Network> = "none", Kind::Networks, Now; "Proxies whose forwarding headers are believed"
     }
 }
 
@@ -181,7 +181,7 @@ section! {
     /// What is logged, and how.
     Logging, "", "Log" {
         log: String = "info", Kind::Log, Now, reload; "What is logged, as in `RUST_LOG`"
-        log_format: LogFormat = "text", Kind::Choice(LogFormat::WORDS), Now, reload; "Form of the log"
+        log_format: LogFormat = "text", Kind::Choice(LogFormat::WORDS), Now; "Form of the log"
         sentry_dsn: Option<Secret> = "none", Kind::HiddenUrl, Later; "Where faults are reported"
     }
 }

@@ -65,6 +65,22 @@ pub(crate) struct Network {
     pub(crate) prefix_bits: u8,
 }
 
+impl Network {
+    /// Whether `address` is in it; an IPv4 address inside IPv6 is the IPv4 address.
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
+        let shift = |bits: u32| bits.saturating_sub(u32::from(self.prefix_bits));
+        match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                (own.to_bits() ^ other.to_bits()).checked_shr(shift(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                (own.to_bits() ^ other.to_bits()).checked_shr(shift(128)).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix_bits)
@@ -131,6 +147,17 @@ choice! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_holds_the_addresses_that_begin_as_it_does() {
+        let network = |address: &str, prefix_bits| Network { address: address.parse().unwrap(), prefix_bits };
+        let holds = |network: Network, address: &str| network.contains(address.parse().unwrap());
+        assert!(holds(network("10.0.0.0", 8), "10.255.0.1") && !holds(network("10.0.0.0", 8), "11.0.0.1"));
+        assert!(holds(network("10.0.0.1", 32), "10.0.0.1") && !holds(network("10.0.0.1", 32), "10.0.0.2"));
+        assert!(holds(network("0.0.0.0", 0), "255.1.1.1") && !holds(network("0.0.0.0", 0), "::1"));
+        assert!(holds(network("fd00::", 8), "fdff::1") && holds(network("::", 0), "1::"));
+        assert!(holds(network("10.0.0.0", 8), "::ffff:10.1.1.1"));
+    }
 
     #[test]
     fn a_secret_never_prints_itself() {

@@ -6,7 +6,7 @@
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 
@@ -19,12 +19,13 @@ use super::problem::Problem;
 
 /// Lets only the admin through.
 pub(super) async fn admin_only(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
-    match caller(&site, request.headers()) {
-        Some(Caller::Admin) => next.run(request).await,
-        Some(Caller::User(_)) => {
+    match caller(&site, request.headers(), request.extensions()) {
+        Ok(Some(Caller::Admin)) => next.run(request).await,
+        Ok(Some(Caller::User(_))) => {
             forbidden("this route needs the admin token; a user token is not enough").into_response()
         }
-        Some(Caller::Unknown(_)) | None => Problem::unauthorized().into_response(),
+        Ok(Some(Caller::Unknown(_)) | None) => Problem::unauthorized().into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -33,17 +34,18 @@ pub(super) async fn readers_only(State(site): State<Site>, request: Request, nex
     if !site.gate.access().is_content_for_users() || request.method() == Method::OPTIONS {
         return next.run(request).await;
     }
-    match caller(&site, request.headers()) {
-        Some(Caller::User(_)) => {
+    match caller(&site, request.headers(), request.extensions()) {
+        Ok(Some(Caller::User(_))) => {
             let mut response = next.run(request).await;
             make_private(response.headers_mut());
             response
         }
-        Some(Caller::Admin) => {
+        Ok(Some(Caller::Admin)) => {
             forbidden("content is for users here (content_auth = user); bring a user token").into_response()
         }
-        Some(Caller::Unknown(refusal)) => user_token_refused(refusal).into_response(),
-        None => user_token_missing().into_response(),
+        Ok(Some(Caller::Unknown(refusal))) => user_token_refused(refusal).into_response(),
+        Ok(None) => user_token_missing().into_response(),
+        Err(problem) => problem.into_response(),
     }
 }
 
@@ -54,7 +56,7 @@ impl FromRequestParts<Site> for Owner {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, site: &Site) -> Result<Self, Problem> {
-        let user = match caller(site, &parts.headers) {
+        let user = match caller(site, &parts.headers, &parts.extensions)? {
             Some(Caller::User(user)) => user,
             Some(Caller::Admin) => {
                 return Err(forbidden("bookmarks are their owner's alone; the admin token opens nobody's"));
@@ -78,17 +80,21 @@ pub(super) async fn named_user(parts: &mut Parts, site: &Site) -> Option<UserId>
     UserId::parse(&id).ok()
 }
 
-/// Who brings a request with `headers`; `None` without a bearer token.
-fn caller(site: &Site, headers: &HeaderMap) -> Option<Caller> {
+/// Who brings a request; `None` without a token. Refused where this address has brought too many that are nobody's.
+fn caller(site: &Site, headers: &HeaderMap, extensions: &Extensions) -> Result<Option<Caller>, Problem> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
-    let value = given.next()?;
-    if given.next().is_some() {
-        return Some(Caller::Unknown(Refusal::Form));
+    let Some(value) = given.next() else { return Ok(None) };
+    let is_one = given.next().is_none();
+    let token = value.to_str().ok().and_then(bearer).filter(|_| is_one);
+    let caller = token
+        .map_or(Caller::Unknown(Refusal::Form), |token| site.gate.access().caller(token, site.cache.now()));
+    // Only now, so that a right token is let in whatever others at its address have done.
+    if let Caller::Unknown(refusal) = &caller
+        && refusal.is_guess()
+    {
+        site.rates.failed_login(headers, extensions)?;
     }
-    let Some(token) = value.to_str().ok().and_then(bearer) else {
-        return Some(Caller::Unknown(Refusal::Form));
-    };
-    Some(site.gate.access().caller(token, site.cache.now()))
+    Ok(Some(caller))
 }
 
 /// Keeps what was made for everybody out of shared caches.

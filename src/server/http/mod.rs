@@ -4,6 +4,7 @@
 //! only then look at anything else. Every answer carries a request id, and every error is `application/problem+json`.
 
 mod admin;
+mod audit;
 mod auth;
 mod bookmarks;
 mod coding;
@@ -14,6 +15,8 @@ mod health;
 mod hit;
 mod problem;
 mod range;
+mod rates;
+mod remote;
 mod reply;
 mod spelling;
 
@@ -39,6 +42,7 @@ pub(super) use date::write_now;
 pub(super) use hit::{Hit, Hits};
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
+pub(super) use rates::Rates;
 
 /// What the routes answer from; cheap to clone.
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ pub(super) struct Site {
     pub(super) source: Arc<dyn Source>,
     pub(super) directory: DataDir,
     pub(super) gate: Gate,
+    pub(super) rates: Arc<Rates>,
     pub(super) limits: Arc<Limits>,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
     pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
@@ -58,7 +63,7 @@ pub(super) struct Site {
 
 /// The routes everybody may ask.
 pub(super) fn public(site: &Site) -> Router {
-    finish(content_routes(site).merge(user_routes()).merge(operations()), site)
+    finish(content_routes(site).merge(user_routes(site)).merge(operations()), site)
 }
 
 /// The routes that need the admin token, for a listener of their own.
@@ -68,11 +73,11 @@ pub(super) fn admin(site: &Site) -> Router {
 
 /// Both on one listener.
 pub(super) fn everything(site: &Site) -> Router {
-    finish(content_routes(site).merge(user_routes()).merge(operations()).merge(admin_routes(site)), site)
+    finish(content_routes(site).merge(user_routes(site)).merge(operations()).merge(admin_routes(site)), site)
 }
 
 fn content_routes(site: &Site) -> Router<Site> {
-    Router::new()
+    let routes = Router::new()
         .route("/api/v1/surahs", get(content::surahs).options(preflight))
         .route("/api/v1/surahs/{number}", get(content::surah).options(preflight))
         .route("/api/v1/surahs/{number}/ayahs/{ayah}", get(content::ayah).options(preflight))
@@ -81,20 +86,28 @@ fn content_routes(site: &Site) -> Router<Site> {
         .route("/api/v1/translations", get(content::translations).options(preflight))
         .route("/api/v1/translations/{id}", get(content::translation).options(preflight))
         .route_layer(from_fn(spelling::one_address))
-        .route_layer(from_fn_with_state(site.clone(), auth::readers_only))
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(share_across_origins))
+        .route_layer(from_fn_with_state(site.clone(), auth::readers_only));
+    limited(routes, site).method_not_allowed_fallback(no_such_method).layer(from_fn(share_across_origins))
 }
 
 /// What belongs to one user; each handler takes an `Owner` first.
-fn user_routes() -> Router<Site> {
+fn user_routes(site: &Site) -> Router<Site> {
     let list = get(bookmarks::list).put(bookmarks::put_list).delete(bookmarks::delete_list);
     let one = put(bookmarks::put_one).delete(bookmarks::delete_one);
-    Router::new()
+    let routes = Router::new()
         .route("/api/v1/users/{id}/bookmarks", list.options(bookmarks::list_options))
-        .route("/api/v1/users/{id}/bookmarks/{verse}", one.options(bookmarks::one_options))
+        .route("/api/v1/users/{id}/bookmarks/{verse}", one.options(bookmarks::one_options));
+    limited(routes, site)
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn(bookmarks::share_across_origins))
+}
+
+/// The same, at most so often for one client where that is limited.
+fn limited(routes: Router<Site>, site: &Site) -> Router<Site> {
+    if !site.rates.counts_requests() {
+        return routes;
+    }
+    routes.route_layer(from_fn_with_state(site.clone(), rates::limit))
 }
 
 /// What a browser asks before it lets a page of another origin read, and anybody who wants to know what is possible;
@@ -108,7 +121,7 @@ fn operations() -> Router<Site> {
 }
 
 fn admin_routes(site: &Site) -> Router<Site> {
-    Router::new()
+    let routes = Router::new()
         .route("/admin/v1/surahs/{number}", put(admin::put_surah).delete(admin::delete_surah))
         .route("/admin/v1/reciters/{id}", put(admin::put_reciter).delete(admin::delete_reciter))
         .route("/admin/v1/translations/{id}", put(admin::put_translation).delete(admin::delete_translation))
@@ -116,7 +129,8 @@ fn admin_routes(site: &Site) -> Router<Site> {
         .route("/admin/v1/export", get(admin::export))
         .route("/admin/v1/namespaces/{ns}/invalidate", post(admin::invalidate_namespace))
         .route("/admin/v1/users/{id}", delete(admin::erase_user))
-        .route_layer(from_fn_with_state(site.clone(), auth::admin_only))
+        .route_layer(from_fn_with_state(site.clone(), auth::admin_only));
+    limited(routes, site).route_layer(from_fn_with_state(site.clone(), audit::note))
 }
 
 fn finish(routes: Router<Site>, site: &Site) -> Router {
@@ -163,6 +177,7 @@ async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
 async fn finish_answer(request: Request, next: Next) -> Response<Body> {
     let id = request_id(request.headers().get(REQUEST_ID));
     let mut response = next.run(request).await;
+    audit::log(&mut response, &id);
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         let kept = std::mem::take(response.headers_mut());
         response = problem.render(id.to_str().unwrap_or_default());
