@@ -63,6 +63,11 @@ pub(crate) fn decode_serde<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Resu
     Ok(value)
 }
 
+/// What a reader says of a layout that it does not know.
+pub(crate) fn other_layout(layout: u8) -> Error {
+    not_trusted(format!("has layout {layout}, which this version does not read"))
+}
+
 fn not_trusted(why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::DiskNotTrusted, format!("the stored document {why}"))
 }

@@ -7,6 +7,7 @@
 mod block;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -95,6 +96,12 @@ impl Entry {
     #[must_use]
     pub fn body_shared(&self) -> Bytes {
         Bytes::from_owner(SharedBody(self.clone()))
+    }
+
+    /// `range` of the head as shared bytes that keep this entry alive; empty when it has no such range.
+    #[must_use]
+    pub fn head_shared(&self, range: Range<usize>) -> Bytes {
+        Bytes::from_owner(SharedHead(self.clone(), range))
     }
 
     /// The tags it can be invalidated by.
@@ -236,6 +243,15 @@ impl AsRef<[u8]> for SharedBody {
     }
 }
 
+/// The same for a part of its head.
+struct SharedHead(Entry, Range<usize>);
+
+impl AsRef<[u8]> for SharedHead {
+    fn as_ref(&self) -> &[u8] {
+        self.0.head().get(self.1.clone()).unwrap_or_default()
+    }
+}
+
 /// What is known about a body beside its bytes: enough to answer conditional requests from memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
 pub struct Head<'h> {
@@ -245,7 +261,33 @@ pub struct Head<'h> {
     pub etag: u128,
     /// When the content was last changed, in milliseconds since the Unix epoch.
     pub modified_at_ms: u64,
+    /// The other forms of the body that were made ahead.
+    pub forms: Forms<'h>,
 }
+
+/// The coded forms of a body, made once and kept beside it. What each place in [`Forms::kept`] stands for is the door's
+/// to say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Encode, BorrowDecode)]
+pub struct Forms<'h> {
+    /// The length of the plain form, where the body is not it but the coded form that stands alone in `kept`.
+    pub plain_bytes: Option<u64>,
+    /// The forms there are.
+    pub kept: [Option<Form>; FORMS_MAX],
+    /// Their bytes, one after the other.
+    pub coded: &'h [u8],
+}
+
+/// One coded form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, BorrowDecode)]
+pub struct Form {
+    /// Tells it apart from other codings of the same bytes.
+    pub mark: u32,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// The most forms beside the plain one.
+pub const FORMS_MAX: usize = 3;
 
 impl<'h> Head<'h> {
     /// As bytes for [`Parts::head`].
@@ -253,7 +295,7 @@ impl<'h> Head<'h> {
     /// # Errors
     /// Never in practice; encoding into memory reports what the codec reports.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        codec::encode(self)
+        codec::encode(&(HEAD_LAYOUT, self))
     }
 
     /// Reads what [`Head::encode`] wrote; what its source said of its lifetime may follow it.
@@ -261,7 +303,13 @@ impl<'h> Head<'h> {
     /// # Errors
     /// When the bytes are not of this version.
     pub fn decode(bytes: &'h [u8]) -> Result<Self> {
-        codec::decode_first(bytes).map(|(head, _)| head)
+        Self::decode_first(bytes).map(|(head, _)| head)
+    }
+
+    /// The head and what follows it.
+    fn decode_first(bytes: &'h [u8]) -> Result<(Self, &'h [u8])> {
+        let ((layout, head), rest) = codec::decode_first::<(u8, Self)>(bytes)?;
+        if layout == HEAD_LAYOUT { Ok((head, rest)) } else { Err(codec::other_layout(layout)) }
     }
 }
 
@@ -289,7 +337,7 @@ impl<'t> Terms<'t> {
 
     /// Those of `entry`; none when its head carries none.
     pub(crate) fn of(entry: &'t Entry) -> Self {
-        let Ok((_, rest)) = codec::decode_first::<Head<'_>>(entry.head()) else { return Self::default() };
+        let Ok((_, rest)) = Head::decode_first(entry.head()) else { return Self::default() };
         codec::decode(rest).unwrap_or_default()
     }
 }
@@ -342,6 +390,9 @@ pub(crate) const fn malloc_bytes(bytes: usize) -> usize {
     if taken < 32 { 32 } else { taken }
 }
 
+/// Stands before every head: one of another layout is not read.
+const HEAD_LAYOUT: u8 = 2;
+
 const BITS48: u64 = (1 << 48) - 1;
 
 /// A key has at most 1024 bytes: 11 bits of the 15 beside the flag.
@@ -391,13 +442,19 @@ mod tests {
 
     #[test]
     fn a_head_comes_back_as_it_was() {
-        let head = Head { content_type: "application/json", etag: 7, modified_at_ms: 9 };
-        assert_eq!(Head::decode(&head.encode().unwrap()).unwrap(), head);
+        let kept = [None, Some(Form { mark: 3, bytes: 5 }), None];
+        let forms = Forms { plain_bytes: None, kept, coded: b"coded" };
+        let head = Head { content_type: "application/json", etag: 7, modified_at_ms: 9, forms };
+        let bytes = head.encode().unwrap();
+        assert_eq!(Head::decode(&bytes).unwrap(), head);
+        let before = crate::codec::encode(&("application/json", 7_u128, 9_u64)).unwrap();
+        assert!(Head::decode(&before).is_err(), "the layout before this one");
     }
 
     #[test]
     fn terms_follow_a_head_and_a_head_without_them_has_none() {
-        let head = Head { content_type: "text/plain", etag: 7, modified_at_ms: 9 };
+        let forms = Forms::default();
+        let head = Head { content_type: "text/plain", etag: 7, modified_at_ms: 9, forms };
         let entry = |head: &[u8]| {
             let (at, never) = (Timestamp::from_millis(1), Timestamp::NEVER);
             let parts = Parts { head, body: b"b", tags: &[], stored_at: at, expires_at: never, sequence: 1 };

@@ -31,7 +31,7 @@
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
 //! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
-//! absent today: compression, metrics, the dashboard, an HTTP origin as a source.
+//! absent today: metrics, the dashboard, an HTTP origin as a source.
 
 #[cfg(feature = "typed")]
 mod cached;

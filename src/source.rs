@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::entry::{FORMS_MAX, Form, Forms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyRef};
 
@@ -45,6 +46,26 @@ pub struct Loaded {
     pub validator: Option<String>,
     /// Whether it may be kept, and shared with others who ask at the same time.
     pub is_stored: bool,
+    /// Other forms of the value that its door made ahead; by default none.
+    pub forms: Box<LoadedForms>,
+}
+
+/// Coded forms of a value; see [`Forms`].
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LoadedForms {
+    /// Digest and length of the plain form, where the body is not it.
+    pub plain: Option<(u128, u64)>,
+    /// The forms there are.
+    pub kept: [Option<Form>; FORMS_MAX],
+    /// Their bytes, one after the other.
+    pub coded: Vec<u8>,
+}
+
+impl LoadedForms {
+    /// As they stand in a head.
+    pub(crate) fn as_forms(&self) -> Forms<'_> {
+        Forms { plain_bytes: self.plain.map(|(_, bytes)| bytes), kept: self.kept, coded: &self.coded }
+    }
 }
 
 impl Loaded {
@@ -61,6 +82,7 @@ impl Loaded {
             stale_if_error: None,
             validator: None,
             is_stored: true,
+            forms: Box::default(),
         }
     }
 

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::clock::Timestamp;
 use crate::entry::{Entry, Head, Parts, Terms};
 use crate::error::{Error, ErrorKind, Result};
@@ -172,8 +174,9 @@ impl Loading<'_> {
         let stored_at = self.state.clock.now();
         let head = Head {
             content_type: &loaded.content_type,
-            etag: xxhash_rust::xxh3::xxh3_128(&loaded.body),
+            etag: loaded.forms.plain.map_or_else(|| xxh3_128(&loaded.body), |(digest, _)| digest),
             modified_at_ms: loaded.modified_at.unwrap_or(stored_at).as_millis(),
+            forms: loaded.forms.as_forms(),
         };
         let mut head = head.encode()?;
         let terms = Terms {

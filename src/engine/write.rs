@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::entry::{Entry, Head, Parts};
+use crate::entry::{Entry, Forms, Head, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyRef, Tag};
 use crate::memory::Insertion;
@@ -125,7 +125,7 @@ impl<'o> Terms<'o> {
     fn head(&self, value: &[u8], stored_at: Timestamp) -> Result<Vec<u8>> {
         let Some(content_type) = self.content_type else { return Ok(Vec::new()) };
         let etag = xxhash_rust::xxh3::xxh3_128(value);
-        Head { content_type, etag, modified_at_ms: stored_at.as_millis() }.encode()
+        Head { content_type, etag, modified_at_ms: stored_at.as_millis(), forms: Forms::default() }.encode()
     }
 }
 

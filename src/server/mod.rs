@@ -17,6 +17,7 @@ mod reload;
 mod tls;
 pub(crate) mod wire;
 
+use std::collections::HashSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ use crate::key::Namespace;
 use access::{Access, Gate};
 pub use cli::main;
 use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
-use http::{Hits, Rates, Site};
+use http::{Coded, Hits, Rates, Site};
 use keyring::Keyring;
 use listen::{Bound, Reception};
 use log::Filter;
@@ -75,15 +76,17 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
         tracing::info!(changes = drained, "finished what an earlier process had begun");
     }
     let limits = Arc::new(settings.limits.clone());
+    let compressed_only = Arc::new(compressed_only(settings));
     let site = Site {
         cache: cache.clone(),
-        source: Arc::new(store.clone()),
+        source: Arc::new(Coded::new(store.clone(), compressed_only.clone())),
         store,
         directory: directory.clone(),
         gate: Gate::new(Access::new(settings, &token, keyring.clone())?),
         rates: Arc::new(Rates::new(&limits)),
         limits: limits.clone(),
         content_changes: Arc::default(),
+        compressed_only,
         answers_plainly: answers_plainly(settings),
     };
 
@@ -183,6 +186,11 @@ fn durability(setting: config::Durability) -> Durability {
         config::Durability::Always => Durability::Always,
         config::Durability::None => Durability::None,
     }
+}
+
+fn compressed_only(settings: &Settings) -> HashSet<String> {
+    let namespaces = settings.namespaces.iter().filter(|(_, own)| own.compressed_only);
+    namespaces.map(|(name, _)| name.clone()).collect()
 }
 
 /// Whether content may be answered without the router: nobody has to be known, counted or kept apart for it.

@@ -8,6 +8,7 @@ mod bookmarks;
 #[cfg(feature = "typed")]
 mod cached;
 mod cli;
+mod compression;
 mod config;
 mod conformance;
 mod content;

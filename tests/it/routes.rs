@@ -24,7 +24,10 @@ fn a_surah_is_a_miss_and_then_a_hit_with_all_its_ayahs() {
         (&json!(2), &json!(286), &json!("medinan"))
     );
     assert_eq!(second.header("content-type"), Some("application/json"));
-    assert_eq!(second.header("cache-control"), Some("public, max-age=3600"));
+    assert_eq!(
+        second.header("cache-control"),
+        Some("public, max-age=3600, stale-while-revalidate=3600, stale-if-error=86400")
+    );
     assert_eq!(second.header("access-control-allow-origin"), Some("*"));
     assert_eq!(second.header("x-request-id").unwrap().len(), 32);
 }

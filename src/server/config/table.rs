@@ -197,6 +197,7 @@ section! {
         idle_ttl: Option<Duration> = "none", Kind::Span(1), Now, reload; "Dropped when not read for so long"
         max_share: f64 = "1", Kind::ShareAboveZero, Now, reload; "Most of the memory limit it may take"
         client_max_age: Option<Duration> = "none", Kind::Span(0), Now, reload; "max-age sent to clients; none: as ttl"
+        compressed_only: bool = "false", Kind::Switch, Now; "Keep only the compressed form: several times the text"
     }
 }
 

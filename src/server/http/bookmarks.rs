@@ -35,7 +35,7 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Reply {
     let source = site.store.bookmarks().of(owner.0);
-    let answer = site.cache.get_or_load(source.key().as_key_ref(), &source).await?;
+    let answer = site.cache.get_or_load(source.key().as_key_ref(), &site.coded(source.clone())).await?;
     let entry = answer.entry.as_ref().ok_or_else(|| {
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the bookmarks cannot be read")
     })?;

@@ -13,6 +13,7 @@ use crate::engine::Answer;
 use crate::key::Key;
 
 use super::Site;
+use super::compress::plain_body;
 use super::problem::Problem;
 use super::reply::Representation;
 
@@ -52,7 +53,7 @@ pub(super) async fn ayah(
     let index = canonical_number(&ayah).ok_or_else(missing)?;
     let answer = ask(&site, &asked.key()).await?;
     let entry = answer.entry.as_ref().ok_or_else(|| asked.not_found())?;
-    let body = one_ayah(entry.body(), asked.number.get(), index).ok_or_else(missing)?;
+    let body = one_ayah(&plain_body(entry)?, asked.number.get(), index).ok_or_else(missing)?;
     Ok(Representation::part(entry, answer.outcome, body)?.respond(&site.cache, &method, &headers))
 }
 

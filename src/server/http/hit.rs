@@ -14,7 +14,7 @@ use crate::key::KeyRef;
 use crate::server::wire::RequestHead;
 
 use super::conditions::Fields;
-use super::reply::{self, Answered, Asked, Decision, Form, Lines, Sharing};
+use super::reply::{self, Answered, Asked, Decision, Form, FormList, Lines, Sharing};
 use super::{EXPOSED, Site, date, write_request_id};
 
 /// Answers plain hits.
@@ -31,7 +31,7 @@ pub(in crate::server) struct Hit {
 impl Hit {
     /// The body; empty where there is none.
     pub(in crate::server) fn body(&self) -> &[u8] {
-        self.form.map_or(&[], |form| reply::form_bytes(&self.entry, form))
+        self.form.and_then(|form| reply::form_bytes(&self.entry, form)).unwrap_or_default()
     }
 }
 
@@ -58,10 +58,14 @@ impl Hits {
         let entry = self.0.cache.get_in_memory(key)?;
         let head = Head::decode(entry.head()).ok()?;
         let modified_at_secs = head.modified_at_ms / 1000;
-        let forms = reply::forms(&head, entry.body().len());
+        let forms = FormList::of(&entry, &head);
         let answered = Answered { entry: &entry, outcome: Outcome::Hit, sharing: Sharing::Public };
         let (form, etag) = match reply::decide(&plain.asked, &forms, modified_at_secs) {
-            Decision::Whole(form) => (Some(form), form.etag),
+            // What has to be made, or is not what it says, is the router's.
+            Decision::Whole(form) => {
+                reply::form_bytes(&entry, form).filter(|bytes| bytes.len() == form.length)?;
+                (Some(form), form.etag)
+            }
             Decision::Unchanged(etag) => (None, etag),
             _ => return None,
         };

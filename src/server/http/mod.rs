@@ -8,6 +8,7 @@ mod audit;
 mod auth;
 mod bookmarks;
 mod coding;
+mod compress;
 mod conditions;
 mod content;
 mod date;
@@ -20,6 +21,7 @@ mod remote;
 mod reply;
 mod spelling;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -37,6 +39,7 @@ use crate::server::access::Gate;
 use crate::server::config::Limits;
 use crate::source::Source;
 
+pub(super) use compress::Coded;
 use conditions::write_hex;
 pub(super) use date::write_now;
 pub(super) use hit::{Hit, Hits};
@@ -57,8 +60,17 @@ pub(super) struct Site {
     pub(super) limits: Arc<Limits>,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
     pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
+    /// The namespaces that keep only the compressed form.
+    pub(super) compressed_only: Arc<HashSet<String>>,
     /// Whether plain hits may be answered without the router.
     pub(super) answers_plainly: bool,
+}
+
+impl Site {
+    /// `source` with the coded forms of what it gives.
+    fn coded<S>(&self, source: S) -> Coded<S> {
+        Coded::new(source, self.compressed_only.clone())
+    }
 }
 
 /// The routes everybody may ask.

@@ -14,9 +14,10 @@ use bytes::Bytes;
 use crate::clock::Timestamp;
 use crate::engine::{Cache, Outcome, Policy};
 use crate::entry::{Entry, Head};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 
 use super::coding::{Accepted, Coding};
+use super::compress::plain_body;
 use super::conditions::{Etag, Fields, Verdict, joined};
 use super::date;
 use super::problem::Problem;
@@ -28,8 +29,67 @@ pub(super) struct Form {
     pub(super) coding: Coding,
     pub(super) etag: Etag,
     pub(super) length: usize,
-    /// Where a coded form begins in the head of its entry; of no meaning for the plain one.
-    pub(super) start: usize,
+    pub(super) place: Place,
+}
+
+/// Where the bytes of a form are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// They are the body of the entry.
+    Body,
+    /// From here on in its head.
+    Head(usize),
+    /// Nowhere: they are made from the body, which is compressed.
+    Made,
+}
+
+/// The forms a resource can be sent in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FormList {
+    forms: [Form; Coding::ALL.len()],
+    count: usize,
+}
+
+impl FormList {
+    /// The plain form alone.
+    fn plain(digest: u128, length: usize, place: Place) -> Self {
+        let etag = Etag { digest, mark: None };
+        let plain = Form { coding: Coding::Identity, etag, length, place };
+        Self { forms: [plain; Coding::ALL.len()], count: 1 }
+    }
+
+    fn add(&mut self, form: Form) {
+        if let Some(place) = self.forms.get_mut(self.count) {
+            *place = form;
+            self.count += 1;
+        }
+    }
+
+    /// Those of what `entry` holds, by its head.
+    pub(super) fn of(entry: &Entry, head: &Head<'_>) -> Self {
+        let length = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let is_made = head.forms.plain_bytes.is_some();
+        let plain_length = head.forms.plain_bytes.map_or(entry.body().len(), length);
+        let mut forms = Self::plain(head.etag, plain_length, if is_made { Place::Made } else { Place::Body });
+        // The coded bytes lie within the head they were read from.
+        let mut start = head.forms.coded.as_ptr().addr().saturating_sub(entry.head().as_ptr().addr());
+        for (coding, form) in Coding::ALL.into_iter().zip(head.forms.kept) {
+            let Some(form) = form else { continue };
+            let etag = Etag { digest: head.etag, mark: Some(form.mark) };
+            let place = if is_made { Place::Body } else { Place::Head(start) };
+            forms.add(Form { coding, etag, length: length(form.bytes), place });
+            start = start.saturating_add(length(form.bytes));
+        }
+        forms
+    }
+}
+
+impl std::ops::Deref for FormList {
+    type Target = [Form];
+
+    fn deref(&self) -> &[Form] {
+        self.forms.get(..self.count).unwrap_or_default()
+    }
 }
 
 /// What a request comes to, before any body is touched.
@@ -93,26 +153,22 @@ pub(super) fn decide(asked: &Asked<'_>, forms: &[Form], modified_at_secs: u64) -
     }
 }
 
-/// The forms that a body of `length` bytes with this head can be sent in.
-pub(super) fn forms(head: &Head<'_>, length: usize) -> [Form; 1] {
-    let etag = Etag { digest: head.etag, mark: None };
-    [Form { coding: Coding::Identity, etag, length, start: 0 }]
-}
-
-/// The bytes of one form of what `entry` holds.
-pub(super) fn form_bytes(entry: &Entry, form: Form) -> &[u8] {
-    if form.coding == Coding::Identity {
-        return entry.body();
+/// The bytes of one form of what `entry` holds; `None` when they have to be made.
+pub(super) fn form_bytes(entry: &Entry, form: Form) -> Option<&[u8]> {
+    match form.place {
+        Place::Body => Some(entry.body()),
+        Place::Head(start) => entry.head().get(start..start.checked_add(form.length)?),
+        Place::Made => None,
     }
-    entry.head().get(form.start..form.start + form.length).unwrap_or_default()
 }
 
 /// Decides about any headers; see [`crate::fuzzing`].
 #[cfg(feature = "fuzzing")]
 pub(super) fn drive(method: &str, headers: &HeaderMap) {
     let Ok(method) = method.parse() else { return };
-    let head = Head { content_type: "text/plain", etag: 7, modified_at_ms: 9_000 };
-    let forms = forms(&head, 1000);
+    let mut forms = FormList::plain(7, 1000, Place::Body);
+    let gzip = Etag { digest: 7, mark: Some(1) };
+    forms.add(Form { coding: Coding::Gzip, etag: gzip, length: 400, place: Place::Head(0) });
     if let Decision::Part(form, part) = decide(&Asked::of(&method, headers), &forms, 9) {
         assert!(part.start < part.end && part.end <= form.length, "a part lies within its whole");
     }
@@ -129,7 +185,8 @@ pub(super) enum Sharing {
 
 /// What a response is rendered from.
 pub(super) struct Representation<'r> {
-    body: Bytes,
+    /// A body that is not the entry's.
+    own: Option<Bytes>,
     head: Head<'r>,
     entry: &'r Entry,
     outcome: Outcome,
@@ -140,14 +197,12 @@ impl<'r> Representation<'r> {
     /// The whole body of what the cache answered.
     pub(super) fn whole(entry: &'r Entry, outcome: Outcome) -> Result<Self> {
         let head = Head::decode(entry.head())?;
-        Ok(Self { body: entry.body_shared(), head, entry, outcome, sharing: Sharing::Public })
+        Ok(Self { own: None, head, entry, outcome, sharing: Sharing::Public })
     }
 
     /// A part of what the cache answered, as a resource of its own with a tag of its own.
     pub(super) fn part(entry: &'r Entry, outcome: Outcome, body: Vec<u8>) -> Result<Self> {
-        let whole = Self::whole(entry, outcome)?;
-        let head = Head { etag: xxhash_rust::xxh3::xxh3_128(&body), ..whole.head };
-        Ok(Self { body: body.into(), head, ..whole })
+        Ok(Self { own: Some(body.into()), ..Self::whole(entry, outcome)? })
     }
 
     /// The same for one user's eyes alone.
@@ -158,7 +213,7 @@ impl<'r> Representation<'r> {
     /// The response to a request with `method` and `asked` as its headers.
     pub(super) fn respond(self, cache: &Cache, method: &Method, asked: &HeaderMap) -> Response<Body> {
         let modified_at_secs = self.head.modified_at_ms / 1000;
-        let forms = forms(&self.head, self.body.len());
+        let forms = self.forms();
         let (form, part) = match decide(&Asked::of(method, asked), &forms, modified_at_secs) {
             Decision::Whole(form) => (form, None),
             Decision::Part(form, range) => (form, Some(range)),
@@ -172,11 +227,47 @@ impl<'r> Representation<'r> {
             Decision::NotAcceptable => return not_acceptable(&forms).into_response(),
             Decision::Beyond(form) => return beyond(form.length).into_response(),
         };
-        self.send(form, part, cache, method)
+        match self.body(form) {
+            Ok(body) => self.send((form, body), part, cache, method),
+            Err(error) => Problem::from(error).into_response(),
+        }
     }
 
-    fn send(self, form: Form, part: Option<Range<usize>>, cache: &Cache, method: &Method) -> Response<Body> {
-        let body = part.as_ref().map_or_else(|| self.body.clone(), |part| self.body.slice(part.clone()));
+    fn forms(&self) -> FormList {
+        match &self.own {
+            Some(own) => FormList::plain(xxhash_rust::xxh3::xxh3_128(own), own.len(), Place::Body),
+            None => FormList::of(self.entry, &self.head),
+        }
+    }
+
+    /// The bytes of `form`.
+    fn body(&self, form: Form) -> Result<Bytes> {
+        if let Some(own) = &self.own {
+            return Ok(own.clone());
+        }
+        match form.place {
+            Place::Body => Ok(self.entry.body_shared()),
+            Place::Head(start) => Ok(self.entry.head_shared(start..start.saturating_add(form.length))),
+            Place::Made if form.length > MADE_AT_ONCE_BYTES => {
+                tokio::task::block_in_place(|| plain_body(self.entry)).map(|body| body.into_owned().into())
+            }
+            Place::Made => plain_body(self.entry).map(|body| body.into_owned().into()),
+        }
+    }
+
+    fn send(
+        self,
+        (form, body): (Form, Bytes),
+        part: Option<Range<usize>>,
+        cache: &Cache,
+        method: &Method,
+    ) -> Response<Body> {
+        // What is sent must be what is announced, whatever is stored.
+        let body = match &part {
+            _ if body.len() != form.length => return Problem::from(not_as_announced()).into_response(),
+            Some(part) => body.slice(part.clone()),
+            None => body,
+        };
         let mut response =
             Response::new(if method == Method::HEAD { Body::empty() } else { Body::from(body) });
         if part.is_some() {
@@ -294,6 +385,14 @@ fn cache_control(value: &mut Vec<u8>, policy: &Policy, sharing: Sharing) {
     value.extend_from_slice(who.as_bytes());
     value.extend_from_slice(b", max-age=");
     write_number(value, max_age.as_secs());
+    let windows = [
+        (&b", stale-while-revalidate="[..], policy.stale_while_revalidate),
+        (&b", stale-if-error="[..], policy.stale_if_error),
+    ];
+    for (name, window) in windows.into_iter().filter(|(_, window)| window.as_secs() > 0) {
+        value.extend_from_slice(name);
+        write_number(value, window.as_secs());
+    }
 }
 
 fn cache_status(value: &mut Vec<u8>, outcome: Outcome, entry: &Entry, now: Timestamp) {
@@ -319,6 +418,10 @@ fn cache_status(value: &mut Vec<u8>, outcome: Outcome, entry: &Entry, now: Times
     value.extend_from_slice(said.as_bytes());
 }
 
+fn not_as_announced() -> Error {
+    Error::new(ErrorKind::DiskNotTrusted, "what is stored has not the length that its head says")
+}
+
 fn precondition_failed() -> Problem {
     let detail = "the resource is no longer in the state that the request names";
     Problem::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", detail)
@@ -340,6 +443,9 @@ fn beyond(length: usize) -> Problem {
         Err(_) => problem,
     }
 }
+
+/// What is decompressed without letting others take this thread's place.
+const MADE_AT_ONCE_BYTES: usize = 64 * 1024;
 
 /// What `max-age` says of an answer that never expires: a year.
 const FOREVER: Duration = Duration::from_hours(365 * 24);
