@@ -134,6 +134,22 @@ impl DataDir {
         self.write_whole(RUN_FILE, format!("{}\n{address}\n", std::process::id()).as_bytes())
     }
 
+    /// Writes a small file called `name`, whole or not at all; `name` begins with `hifz`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] when the file cannot be written.
+    pub fn write_note(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_whole(name, bytes)
+    }
+
+    /// What [`DataDir::write_note`] wrote, at most `bytes_max` of it; `None` where there is nothing that can be read.
+    #[must_use]
+    pub fn read_note(&self, name: &str, bytes_max: u64) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(self.path().join(name)).ok()?.take(bytes_max).read_to_end(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
     /// Takes back what [`DataDir::write_run`] wrote; nothing to do where it is gone already.
     ///
     /// # Errors

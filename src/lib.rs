@@ -28,10 +28,11 @@
 //! | `cached` (feature `typed`) | a repository behind the cache: read through, write after | what an item means; tiers |
 //! | `layer` (feature `tower`) | a response cache for any tower service: keys, rules, bodies of HTTP | web servers, the Quran, tiers |
 //! | `content` (feature) | the system of record: text, reciters, translations, bookmarks, outbox, import, export | HTTP, engine, disk |
+//! | `origin` (with `server`) | another HTTP service as a source: what is asked, what its answers mean | engine, content, what a body means |
 //! | `server` (feature) | settings, command line, sockets, HTTP doors; the bridge from outbox to invalidation | how tiers work inside |
 //!
 //! Who may import whom is data in `tests/layers.rs`, which fails on an import that is not in its table. Deliberately
-//! absent today: metrics, the dashboard, an HTTP origin as a source.
+//! absent today: metrics, the dashboard.
 
 #[cfg(feature = "typed")]
 mod cached;
@@ -51,6 +52,8 @@ mod key;
 #[cfg(feature = "tower")]
 pub mod layer;
 pub mod memory;
+#[cfg(feature = "server")]
+mod origin;
 mod pattern;
 #[cfg(feature = "server")]
 pub mod server;
@@ -65,7 +68,7 @@ pub use disk::{DiskState, DiskStatus};
 pub use engine::{
     Answer, Breaker, Cache, CacheBuilder, Durability, Event, Happened, InNamespace, Latencies, ListCursor,
     Listed, Listing, MissReason, NamespaceStats, Operation, Outcome, Policy, Selector, SetOptions,
-    SourceStatus, Stats, Subscription, TAGS_MAX, Task, Ttl,
+    SourceStatus, Stats, Subscription, TAGS_MAX, Task, Ttl, WarmReport, Warmed, Warmth,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, Parsed, TAG_BYTES_MAX, Tag};

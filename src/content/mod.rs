@@ -12,6 +12,7 @@ mod date;
 mod documents;
 mod export;
 mod facts;
+pub(crate) mod foreign;
 mod import;
 pub mod keys;
 mod model;

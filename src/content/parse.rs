@@ -14,8 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 use super::keys::{ReciterId, SurahNumber, TranslationId};
 use super::model::{
-    AYAHS_MAX, DOCUMENT_BYTES_MAX, Direction, NAME_BYTES_MAX, Reciter, Revelation, Surah, TEXT_BYTES_MAX,
-    TranslationFacts,
+    AYAHS_MAX, DOCUMENT_BYTES_MAX, Direction, NAME_BYTES_MAX, Reciter, Revelation, Surah, SurahSummary,
+    TEXT_BYTES_MAX, TranslationFacts,
 };
 
 /// The edition of a document that names none: a text that was written by hand.
@@ -38,6 +38,26 @@ pub(super) fn surah(number: SurahNumber, bytes: &[u8]) -> Result<Surah> {
             .edition
             .map_or_else(|| Ok(EDITION_OTHER.into()), |edition| short("edition", Some(edition)))?,
         texts: ayahs(fields.ayahs, "text", |ayah| ayah.text)?,
+    })
+}
+
+/// A line of the list of surahs.
+pub(super) fn summary(fields: SummaryFields) -> Result<SurahSummary> {
+    let number = fields.number.ok_or_else(|| refused("number", "is missing"))?;
+    let number = SurahNumber::new(number).map_err(|error| refused("number", error.message()))?;
+    let revelation = short("revelation", fields.revelation)?;
+    let ayah_count = fields.ayah_count.ok_or_else(|| refused("ayah_count", "is missing"))?;
+    let ayah_count = usize::try_from(ayah_count).ok().filter(|count| (1..=AYAHS_MAX).contains(count));
+    Ok(SurahSummary {
+        number: number.get(),
+        name: short("name", fields.name)?,
+        transliteration: short("transliteration", fields.transliteration)?,
+        meaning: short("meaning", fields.meaning)?,
+        revelation: Revelation::parse(&revelation).ok_or_else(|| {
+            refused("revelation", &format!("expected meccan or medinan, got {}", shown(&revelation)))
+        })?,
+        ayah_count: ayah_count.ok_or_else(|| refused("ayah_count", &format!("expected 1 to {AYAHS_MAX}")))?,
+        edition: short("edition", fields.edition)?,
     })
 }
 
@@ -201,6 +221,17 @@ struct SurahFields {
     revelation: Option<String>,
     edition: Option<String>,
     ayahs: Option<Bounded<AyahFields, AYAHS_MAX>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SummaryFields {
+    number: Option<u64>,
+    name: Option<String>,
+    transliteration: Option<String>,
+    meaning: Option<String>,
+    revelation: Option<String>,
+    ayah_count: Option<u64>,
+    edition: Option<String>,
 }
 
 #[derive(Deserialize)]

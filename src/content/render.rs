@@ -87,8 +87,12 @@ pub(super) fn surah_document(
 
 fn rendered<T: serde::Serialize>(found: Option<(T, Timestamp)>) -> Result<Option<(Vec<u8>, Timestamp)>> {
     let Some((document, at)) = found else { return Ok(None) };
-    let body = serde_json::to_vec(&document).map_err(|error| {
+    Ok(Some((json(&document)?, at)))
+}
+
+/// `document` as the bytes that are served.
+pub(super) fn json(document: &impl serde::Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(document).map_err(|error| {
         Error::new(ErrorKind::ContentDamaged, "the document cannot be rendered").because(error)
-    })?;
-    Ok(Some((body, at)))
+    })
 }

@@ -30,6 +30,7 @@ mod timer;
 mod ttl;
 #[cfg(feature = "typed")]
 mod typed;
+mod warm;
 mod write;
 
 use std::fmt;
@@ -53,6 +54,7 @@ pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stat
 pub use ttl::Ttl;
 #[cfg(feature = "typed")]
 pub(crate) use typed::VALUE_MEDIA_TYPE;
+pub use warm::{WarmReport, Warmed, Warmth};
 pub use write::{SetOptions, TAGS_MAX};
 
 use crate::clock::Timestamp;
@@ -274,6 +276,35 @@ impl Cache {
         let answered = Box::pin(read::get_or_load(self, &asking)).await;
         self.state().count_answer(key, reason, &answered);
         answered
+    }
+
+    /// Loads what is not fresh among `keys`, a few at a time and after ordinary callers; `tell` hears of each that is
+    /// done. What fails ends nothing, and warming again costs the source nothing.
+    ///
+    /// ```
+    /// use hifz::source::{Loaded, from_fn};
+    /// use hifz::{Cache, Key};
+    ///
+    /// let cache = Cache::builder().memory(1 << 20).open()?;
+    /// let pages = from_fn("pages", |key: Key| async move { Ok(Some(Loaded::new(key.as_str()))) });
+    /// let keys = (1..=3).filter_map(|number| Key::parse(format!("page:{number}")).ok());
+    /// let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    /// let report = runtime.block_on(cache.warm(keys, &pages, |_| ()));
+    /// assert_eq!((report.loaded, report.failed), (3, 0));
+    /// assert!(cache.exists("page:2")?);
+    /// # Ok::<(), hifz::Error>(())
+    /// ```
+    pub async fn warm<S>(
+        &self,
+        keys: impl IntoIterator<Item = Key, IntoIter: Send>,
+        source: &S,
+        mut tell: impl FnMut(&Warmed) + Send,
+    ) -> WarmReport
+    where
+        S: Source + Clone + 'static,
+    {
+        let source: Arc<dyn Source> = Arc::new(source.clone());
+        warm::warm(self, keys.into_iter(), &source, &mut tell).await
     }
 
     /// How each source that was asked so far is.

@@ -70,6 +70,8 @@ pub(super) struct State {
     pub(super) flushes_at_all: bool,
     /// Bounds how many loads ask a source at once.
     pub(super) loads: Semaphore,
+    /// How many those are.
+    pub(super) loads_max: usize,
     /// What all loads under way hold; each counts its own in and out.
     pub(super) loading_bytes: Arc<AtomicU64>,
     /// What they may hold.
@@ -128,6 +130,7 @@ impl State {
             flushes_writes: parts.flushes_writes,
             flushes_at_all: parts.flushes_at_all,
             loads: Semaphore::new(parts.loads_max),
+            loads_max: parts.loads_max,
             loading_bytes,
             loading_bytes_max,
             sequence: AtomicU64::new(parts.first_sequence.max(1)),

@@ -29,6 +29,8 @@ use crate::error::{Error, ErrorKind, Result};
 pub(crate) enum Send {
     /// No body.
     Nothing,
+    /// A JSON document.
+    Json(Vec<u8>),
     /// A gzipped archive, in pieces.
     Archive(mpsc::Receiver<io::Result<Bytes>>),
 }
@@ -102,6 +104,10 @@ impl Client {
         }
         let body = match body {
             Send::Nothing => Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync(),
+            Send::Json(document) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Full::new(Bytes::from(document)).map_err(|never| match never {}).boxed_unsync()
+            }
             Send::Archive(mut pieces) => {
                 request = request.header(CONTENT_TYPE, "application/gzip");
                 let pieces = stream::poll_fn(move |context| pieces.poll_recv(context));

@@ -5,6 +5,7 @@ mod changes;
 mod cli;
 mod client;
 pub(crate) mod config;
+mod foreign;
 mod http;
 mod jwks;
 pub(crate) mod jwt;
@@ -14,7 +15,9 @@ mod log;
 mod notify;
 mod peer;
 mod reload;
+mod schedule;
 mod tls;
+mod warm;
 pub(crate) mod wire;
 
 use std::collections::HashSet;
@@ -32,6 +35,7 @@ use crate::datadir::DataDir;
 use crate::engine::{Cache, Durability, Policy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Namespace;
+use crate::source::Source;
 
 use access::{Access, Gate};
 pub use cli::main;
@@ -43,6 +47,7 @@ use log::Filter;
 use notify::Supervisor;
 use reload::{Reload, Reread};
 use tls::Tls;
+use warm::Warmer;
 
 /// Serves until a signal ends it.
 fn serve(settings: &Settings, reread: Reread) -> Result<()> {
@@ -77,9 +82,15 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     }
     let limits = Arc::new(settings.limits.clone());
     let compressed_only = Arc::new(compressed_only(settings));
+    let source = foreign::source(settings.source.url.as_deref(), &store)?;
+    foreign::forget_if_changed(&cache, &directory, &*source)?;
+    let source: Arc<dyn Source> = Arc::new(Coded::new(source, compressed_only.clone()));
+    let warmer = Warmer::new(cache.clone(), source.clone(), directory.clone());
     let site = Site {
         cache: cache.clone(),
-        source: Arc::new(Coded::new(store.clone(), compressed_only.clone())),
+        source,
+        origin: settings.source.url.as_deref().map(Arc::from),
+        warmer: warmer.clone(),
         store,
         directory: directory.clone(),
         gate: Gate::new(Access::new(settings, &token, keyring.clone())?),
@@ -96,6 +107,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;
+    let warming = tokio::spawn(warmer.clone().keep_warm(settings.warm.clone()));
     let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
     let mut serving = doors.serve(&site, &reception);
 
@@ -120,6 +132,10 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     while serving.join_next().await.is_some() {}
     draining.abort();
     living.abort();
+    warming.abort();
+    if let Err(error) = blocking::unblock(move || warmer.keep()).await {
+        tracing::warn!(error = %error.chain(), "what was read could not be noted");
+    }
     let closed = blocking::unblock(move || cache.close()).await;
     directory.clear_run()?;
     closed

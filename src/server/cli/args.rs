@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use crate::server::config::{Flags, Row, SECTIONS, Section, Status, flag_of};
+use crate::server::warm::KINDS;
 
 /// The command line as clap understands it.
 pub(crate) fn command() -> Command {
@@ -35,6 +36,7 @@ pub(crate) fn command() -> Command {
         ))
         .subcommand(with_settings(invalidate(), Show::Place))
         .subcommand(with_settings(token(), Show::Place))
+        .subcommand(with_settings(warm(), Show::Place))
 }
 
 /// The settings given as flags, before and after the command; the latter are stronger and come last.
@@ -104,6 +106,17 @@ fn token() -> Command {
         .about("Sign a token with which a user reads and writes bookmarks")
         .arg(Arg::new(USER).value_name("USER").help("The user's id (sub)").required(true))
         .arg(Arg::new(TTL).long(TTL).value_name("DURATION").help("How long it is valid").default_value("1h"))
+}
+
+fn warm() -> Command {
+    Command::new("warm").about("Have the server load what will be asked for").arg(
+        Arg::new(ONLY)
+            .long(ONLY)
+            .value_name("TYPES")
+            .help("Only these types of content, separated by commas [default: all]")
+            .value_delimiter(',')
+            .value_parser(KINDS.to_vec()),
+    )
 }
 
 /// How many settings help shows.
@@ -200,6 +213,8 @@ pub(crate) const USER: &str = "user";
 
 /// How long something lasts.
 pub(crate) const TTL: &str = "ttl";
+/// The argument that names types of content.
+pub(crate) const ONLY: &str = "only";
 
 /// The argument that names a namespace.
 pub(crate) const NAMESPACE: &str = "namespace";

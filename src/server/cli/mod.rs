@@ -8,6 +8,7 @@ mod output;
 mod target;
 mod token;
 mod transfer;
+mod warm;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +63,10 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
             let what =
                 if matches.get_flag(args::BOOKMARKS) { What::ContentAndBookmarks } else { What::Content };
             transfer::export(&settings, path.unwrap_or("-".as_ref()), what, is_json)
+        }
+        Some(("warm", matches)) => {
+            let only: Vec<&String> = matches.get_many(args::ONLY).into_iter().flatten().collect();
+            warm::warm(&settings, &only, is_json)
         }
         Some(("health", _)) => health(&settings, is_json),
         Some(("invalidate", matches)) => {

@@ -20,7 +20,7 @@ use serde::Serialize;
 pub(crate) use given::{Problem, Problems, Warning};
 pub(crate) use kind::{Row, Status, show_duration, show_size};
 pub(crate) use layers::Flags;
-pub(crate) use parse::{parse_duration, parse_listen_local};
+pub(crate) use parse::{parse_cron, parse_duration, parse_listen_local};
 pub(crate) use table::{
     Alerts, Limits, NamespaceSettings, SECTIONS, Section, SourceSettings, Tls, Warm, flag_of,
 };

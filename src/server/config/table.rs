@@ -125,7 +125,7 @@ section! {
 section! {
     /// Where content comes from.
     SourceSettings, "source.", "Source" {
-        url: Option<String> = "none", Kind::Url, Refused; "Read content from this service; none: the embedded store"
+        url: Option<String> = "none", Kind::Url, Now; "Read content from this service; none: the embedded store"
         attempts: u64 = "3", Kind::Count(1, 100), Now; "Attempts for one load"
         backoff: Duration = "100ms", Kind::Span(1), Now; "First pause between attempts; doubles, with jitter"
         timeout: Duration = "2s", Kind::Span(1), Now; "Longest time of one attempt"
@@ -139,10 +139,10 @@ section! {
 section! {
     /// Filling the cache ahead of requests.
     Warm, "warm.", "Warming" {
-        on_start: bool = "true", Kind::Switch, Later; "Warm after the start"
-        schedule: Option<String> = "0 1 * * *", Kind::Cron, Later; "When to warm again (UTC)"
-        only: Vec<String> = "all", Kind::Words(&["surahs", "reciters", "translations"]), Later; "What to warm"
-        wait: bool = "false", Kind::Switch, Later; "/readyz waits for the warming"
+        on_start: bool = "true", Kind::Switch, Now; "Warm after the start"
+        schedule: Option<String> = "0 1 * * *", Kind::Cron, Now; "When to warm again (UTC)"
+        only: Vec<String> = "all", Kind::Words(&["surahs", "reciters", "translations"]), Now; "What to warm"
+        wait: bool = "false", Kind::Switch, Now; "/readyz waits for the warming"
     }
 }
 

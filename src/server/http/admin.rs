@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -103,6 +104,21 @@ pub(super) async fn put_translation(
 /// `DELETE /admin/v1/translations/{id}`
 pub(super) async fn delete_translation(site: State<Site>, path: Path<String>, headers: HeaderMap) -> Reply {
     delete(site.0, Subject::Translation(TranslationId::parse(&path.0)?), &headers).await
+}
+
+/// Lets changes of content through where content is this server's own.
+pub(super) async fn own_content_only(
+    State(site): State<Site>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
+    match &site.origin {
+        None => next.run(request).await,
+        Some(origin) => {
+            let detail = format!("content is read from {origin}, change it there");
+            Problem::new(StatusCode::CONFLICT, "CONTENT_NOT_OURS", detail).into_response()
+        }
+    }
 }
 
 impl Subject {

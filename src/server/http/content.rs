@@ -150,7 +150,11 @@ fn unreachable_list(name: &str) -> Problem {
 }
 
 async fn ask(site: &Site, key: &Key) -> Result<Answer, Problem> {
-    Ok(site.cache.get_or_load(key.as_key_ref(), &site.source).await?)
+    let answer = site.cache.get_or_load(key.as_key_ref(), &site.source).await?;
+    if answer.entry.is_some() {
+        site.warmer.note_read(key.as_key_ref());
+    }
+    Ok(answer)
 }
 
 async fn answer_whole(

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::content::keys::SurahNumber;
 use crate::disk::DiskState;
+use crate::engine::Breaker;
 use crate::error::Error;
 
 use super::Site;
@@ -59,7 +60,7 @@ pub(super) async fn health(State(site): State<Site>) -> (StatusCode, Json<Health
     let components = Components {
         memory: Component::OK,
         disk: disk(&site),
-        source: Component { status: content.status, reason: content.reason.clone() },
+        source: source(&site, &content),
         content,
         sweeper: sweeper(&site),
     };
@@ -100,6 +101,31 @@ async fn content(site: &Site) -> Component {
         Ok(Err(error)) => Component::degraded(error.to_string()),
         Err::<_, Error>(error) => Component::unavailable(error.to_string()),
     }
+}
+
+/// The source is the content store, unless content is read from elsewhere; either way its breaker has a say.
+fn source(site: &Site, content: &Component) -> Component {
+    if site.origin.is_none() && content.status != Status::Ok {
+        return Component { status: content.status, reason: content.reason.clone() };
+    }
+    let sources = site.cache.sources();
+    let Some(status) = sources.iter().find(|source| source.name == site.source.name()) else {
+        return Component::OK;
+    };
+    if status.breaker == Breaker::Closed && status.failures_in_row == 0 {
+        return Component::OK;
+    }
+    let (error, at) = status.last_error.clone().unwrap_or_default();
+    let ago = |at| site.cache.now().since(at).as_secs();
+    let answered = match status.last_success {
+        Some(at) => format!("it last answered {} s ago", ago(at)),
+        None => "it has not answered since the start".to_owned(),
+    };
+    let (breaker, failures) = (status.breaker.name(), status.failures_in_row);
+    Component::degraded(format!(
+        "breaker {breaker}, failed {failures} times in a row, last {} s ago: {error}; {answered}",
+        ago(at)
+    ))
 }
 
 fn sweeper(site: &Site) -> Component {

@@ -20,6 +20,7 @@ mod rates;
 mod remote;
 mod reply;
 mod spelling;
+mod warm;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use crate::datadir::DataDir;
 use crate::engine::Cache;
 use crate::server::access::Gate;
 use crate::server::config::Limits;
+use crate::server::warm::Warmer;
 use crate::source::Source;
 
 pub(super) use compress::Coded;
@@ -54,6 +56,9 @@ pub(super) struct Site {
     pub(super) store: Store,
     /// What content is read from: the store, or another service.
     pub(super) source: Arc<dyn Source>,
+    /// The address of that service; `None` when content is this server's own to change.
+    pub(super) origin: Option<Arc<str>>,
+    pub(super) warmer: Warmer,
     pub(super) directory: DataDir,
     pub(super) gate: Gate,
     pub(super) rates: Arc<Rates>,
@@ -138,9 +143,11 @@ fn admin_routes(site: &Site) -> Router<Site> {
         .route("/admin/v1/reciters/{id}", put(admin::put_reciter).delete(admin::delete_reciter))
         .route("/admin/v1/translations/{id}", put(admin::put_translation).delete(admin::delete_translation))
         .route("/admin/v1/import", post(admin::import))
+        .route_layer(from_fn_with_state(site.clone(), admin::own_content_only))
         .route("/admin/v1/export", get(admin::export))
         .route("/admin/v1/namespaces/{ns}/invalidate", post(admin::invalidate_namespace))
         .route("/admin/v1/users/{id}", delete(admin::erase_user))
+        .route("/admin/v1/warm", post(warm::warm))
         .route_layer(from_fn_with_state(site.clone(), auth::admin_only));
     limited(routes, site).route_layer(from_fn_with_state(site.clone(), audit::note))
 }

@@ -16,7 +16,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts on `directory`, which may hold the stores of an earlier one, and waits until it listens.
+    /// Starts cold on `directory`, which may hold the stores of an earlier one, and waits until it listens.
     pub(crate) fn start(directory: &Path) -> Self {
         Self::start_with(directory, &[])
     }
@@ -35,7 +35,15 @@ impl Server {
     ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_hifz"))
             .arg("serve")
-            .args(["--listen", "127.0.0.1:0", "--flush-interval", "50ms", "--data-dir"])
+            .args([
+                "--listen",
+                "127.0.0.1:0",
+                "--flush-interval",
+                "50ms",
+                "--warm-on-start",
+                "false",
+                "--data-dir",
+            ])
             .arg(directory)
             .args(flags)
             .envs(variables.iter().copied())

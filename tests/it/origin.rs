@@ -1,0 +1,382 @@
+//! The binary in front of an origin that hurts, and in front of another hifz.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hifz::clock::monotonic_now;
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+
+use crate::common::{Reply, Server, eventually};
+
+/// How the origin answers one request.
+#[derive(Debug, Clone)]
+enum Step {
+    Give(Value),
+    Tagged(Value, &'static str),
+    Status(u16),
+    /// Says nothing and keeps the connection open.
+    Hang,
+    /// Ends in the middle of a chunked body.
+    Cut(Value),
+    /// Announces more than it sends.
+    Short(Value),
+    /// Announces less than it sends.
+    Long(Value),
+    Html,
+    Raw(Vec<u8>),
+    /// Answers after a while.
+    Slow(Duration, Value),
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    steps: VecDeque<Step>,
+    always: Option<Step>,
+    /// When each request came, what for, and the validator it brought.
+    asked: Vec<(Instant, String, Option<String>)>,
+}
+
+/// A service that answers by script, each connection on a thread of its own.
+#[derive(Debug, Clone)]
+struct Origin {
+    url: String,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Origin {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let origin = Self { url, script: Arc::default() };
+        let own = origin.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let own = own.clone();
+                std::thread::spawn(move || own.answer(stream.unwrap()));
+            }
+        });
+        origin
+    }
+
+    fn then(&self, steps: impl IntoIterator<Item = Step>) -> &Self {
+        self.script.lock().unwrap().steps.extend(steps);
+        self
+    }
+
+    fn always(&self, step: Step) -> &Self {
+        self.script.lock().unwrap().always = Some(step);
+        self
+    }
+
+    fn asked(&self) -> Vec<(Instant, String, Option<String>)> {
+        self.script.lock().unwrap().asked.clone()
+    }
+
+    fn count(&self) -> usize {
+        self.script.lock().unwrap().asked.len()
+    }
+
+    fn answer(&self, mut stream: TcpStream) {
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            if stream.read(&mut byte).unwrap_or(0) == 0 {
+                return;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        let validator =
+            head.lines().find_map(|line| line.strip_prefix("if-none-match: ")).map(ToOwned::to_owned);
+        let step = {
+            let mut script = self.script.lock().unwrap();
+            script.asked.push((monotonic_now(), path, validator));
+            let step = script.steps.pop_front();
+            step.or_else(|| script.always.clone()).unwrap_or(Step::Status(500))
+        };
+        // A client that has gone does not matter here.
+        stream.write_all(&rendered(&step)).unwrap_or_default();
+        if let Step::Hang = step {
+            drop(stream.read(&mut byte));
+        }
+        if let Step::Slow(pause, body) = step {
+            std::thread::park_timeout(pause);
+            stream.write_all(&rendered(&Step::Give(body))).unwrap_or_default();
+        }
+    }
+}
+
+fn rendered(step: &Step) -> Vec<u8> {
+    let json = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
+    let with_length = |body: &str, length: usize, more: &str| {
+        format!("{json}{more}Content-Length: {length}\r\n\r\n{body}").into_bytes()
+    };
+    match step {
+        Step::Give(body) => with_length(&body.to_string(), body.to_string().len(), ""),
+        Step::Tagged(body, etag) => {
+            let body = body.to_string();
+            with_length(&body, body.len(), &format!("ETag: {etag}\r\n"))
+        }
+        Step::Short(body) => with_length(&body.to_string(), body.to_string().len() + 100, ""),
+        Step::Long(body) => with_length(&body.to_string(), body.to_string().len() - 20, ""),
+        Step::Status(status) => {
+            format!("HTTP/1.1 {status} Whatever\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").into_bytes()
+        }
+        Step::Hang | Step::Slow(..) => Vec::new(),
+        Step::Cut(body) => {
+            let body = body.to_string();
+            let half = &body[..body.len() / 2];
+            format!("{json}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n", half.len()).into_bytes()
+        }
+        Step::Html => b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>".to_vec(),
+        Step::Raw(bytes) => bytes.clone(),
+    }
+}
+
+/// A surah of two ayahs, which is what the origin says it has.
+fn surah(number: u64, text: &str) -> Value {
+    json!({
+        "number": number, "name": "ن", "transliteration": "t", "meaning": "m", "revelation": "meccan",
+        "ayah_count": 2, "edition": "e",
+        "ayahs": [{"number": 1, "text": text}, {"number": 2, "text": text}],
+    })
+}
+
+/// The binary in front of `origin`, with these settings for the surahs.
+fn edge(origin: &Origin, lifetimes: &str, flags: &[&str]) -> (Server, TempDir) {
+    let directory = tempdir().unwrap();
+    let config = directory.path().join("edge.toml");
+    std::fs::write(&config, format!("[namespaces.quran]\n{lifetimes}\n")).unwrap();
+    let mut all = vec!["--source-url", origin.url.as_str(), "--config"];
+    let config = config.to_str().unwrap().to_owned();
+    all.push(&config);
+    all.extend(flags);
+    (Server::start_with(directory.path(), &all), directory)
+}
+
+fn text(reply: &Reply) -> String {
+    reply.json()["ayahs"][0]["text"].as_str().unwrap().to_owned()
+}
+
+fn assert_problem(reply: &Reply, status: u16, code: &str) {
+    assert_eq!((reply.status, reply.json()["code"].as_str().unwrap()), (status, code), "{:?}", reply.json());
+}
+
+const FRESH: &str = "ttl = '1h'";
+
+#[test]
+fn an_origin_that_fails_twice_is_asked_three_times_each_gap_within_its_bound() {
+    let origin = Origin::start();
+    origin.then([Step::Status(500), Step::Cut(surah(1, "a")), Step::Give(surah(1, "a"))]);
+    let (edge, _directory) = edge(&origin, FRESH, &["--source-backoff", "100ms"]);
+    let reply = edge.get("/api/v1/surahs/1");
+    assert_eq!((reply.status, reply.cache_status()), (200, "hifz; fwd=miss; stored"));
+    assert_eq!(text(&reply), "a");
+    let asked = origin.asked();
+    assert_eq!(asked.iter().map(|(_, path, _)| path.as_str()).collect::<Vec<_>>(), ["/surahs/1"; 3]);
+    // What the machine adds is not the policy's.
+    assert!(asked[1].0 - asked[0].0 <= Duration::from_millis(100 + 80));
+    assert!(asked[2].0 - asked[1].0 <= Duration::from_millis(200 + 80));
+    assert!(edge.get("/api/v1/surahs/1").is_hit());
+}
+
+#[test]
+fn whatever_an_origin_lies_about_is_neither_served_nor_kept() {
+    let origin = Origin::start();
+    let flags = ["--source-attempts", "1", "--source-breaker-failures", "1000", "--source-timeout", "300ms"];
+    let (edge, _directory) = edge(&origin, FRESH, &flags);
+    let mut miscounted = surah(1, "a");
+    miscounted["ayah_count"] = json!(3);
+    let mut misnumbered = surah(1, "a");
+    misnumbered["ayahs"][1]["number"] = json!(7);
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
+    for step in [
+        Step::Status(500),
+        Step::Status(301),
+        Step::Hang,
+        Step::Cut(surah(1, "a")),
+        Step::Short(surah(1, "a")),
+        Step::Long(surah(1, "a")),
+        Step::Html,
+        Step::Give(surah(2, "a")),
+        Step::Give(json!("rubbish")),
+        Step::Give(miscounted),
+        Step::Give(misnumbered),
+        Step::Raw(b"nonsense\r\n\r\n".to_vec()),
+        Step::Raw(format!("{head}Content-Length: 4\r\n\r\n\u{e9}\u{e9}").into_bytes()),
+        Step::Raw(format!("{head}Content-Length: 99999999999\r\n\r\n").into_bytes()),
+        Step::Raw(format!("{head}Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{{}}").into_bytes()),
+        Step::Raw([head.as_bytes(), b"Content-Length: 2\r\n\r\n\xFF\xFE"].concat()),
+    ] {
+        origin.then([step.clone()]);
+        let reply = edge.get("/api/v1/surahs/1");
+        assert!([502, 503].contains(&reply.status), "{step:?}: {reply:?}");
+        assert!(reply.header("retry-after").is_some());
+    }
+    origin.then([Step::Give(surah(1, "good"))]);
+    assert_eq!(text(&edge.get("/api/v1/surahs/1")), "good");
+}
+
+#[test]
+fn an_origin_that_is_gone_is_stood_in_for_within_the_window_and_then_said_to_be() {
+    let origin = Origin::start();
+    origin.then([Step::Give(surah(1, "old"))]).always(Step::Status(503));
+    let lifetimes = "ttl = '1s'\nstale_while_revalidate = '1s'\nstale_if_error = '3s'";
+    let (edge, _directory) = edge(&origin, lifetimes, &["--source-attempts", "1"]);
+    let stored = monotonic_now();
+    assert_eq!(edge.get("/api/v1/surahs/1").status, 200);
+    let mut marks = Vec::new();
+    let last = eventually("the end of the window", || {
+        let asked = stored.elapsed();
+        let reply = edge.get("/api/v1/surahs/1");
+        if reply.status != 200 {
+            return Some(reply);
+        }
+        assert_eq!(text(&reply), "old");
+        // Asked before one second is over it may still be fresh; nothing is ever served beyond the window of 1 + 3.
+        assert!(asked < Duration::from_secs(4), "{asked:?} after it was stored");
+        let status = reply.cache_status().to_owned();
+        if asked > Duration::from_millis(1100) {
+            assert!(status.starts_with("hifz; hit; ttl=-"), "{status}");
+        }
+        marks.extend(status.split("detail=").nth(1).map(ToOwned::to_owned));
+        None
+    });
+    assert!(
+        marks.contains(&"revalidating".to_owned()) && marks.contains(&"fallback".to_owned()),
+        "{marks:?}"
+    );
+    assert_problem(&last, 503, "SOURCE_UNAVAILABLE");
+    assert!(last.header("retry-after").is_some());
+}
+
+#[test]
+fn a_hanging_origin_keeps_nobody_longer_than_the_time_out() {
+    let origin = Origin::start();
+    origin.always(Step::Hang);
+    let flags = ["--source-attempts", "2", "--source-timeout", "200ms", "--source-backoff", "10ms"];
+    let (edge, _directory) = edge(&origin, FRESH, &flags);
+    let began = monotonic_now();
+    let reply = edge.get("/api/v1/surahs/1");
+    assert_problem(&reply, 503, "SOURCE_TIMED_OUT");
+    assert!(reply.header("retry-after").is_some());
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(origin.count(), 2);
+}
+
+#[test]
+fn the_breaker_leaves_a_failing_origin_alone_and_asks_again_later() {
+    let origin = Origin::start();
+    origin.always(Step::Status(500));
+    let flags = ["--source-attempts", "1", "--source-breaker-failures", "3", "--source-breaker-open", "1s"];
+    let (edge, _directory) = edge(&origin, FRESH, &flags);
+    for number in 1..=8 {
+        assert_problem(&edge.get(&format!("/api/v1/surahs/{number}")), 503, "SOURCE_UNAVAILABLE");
+    }
+    assert_eq!(origin.count(), 3);
+    let health = edge.get("/api/v1/health");
+    let source = &health.json()["components"]["source"];
+    assert_eq!((health.status, source["status"].as_str().unwrap()), (200, "degraded"));
+    assert!(source["reason"].as_str().unwrap().contains("open"), "{source}");
+    origin.always(Step::Give(surah(1, "back")));
+    let reply = eventually("the breaker to close", || {
+        Some(edge.get("/api/v1/surahs/1")).filter(|reply| reply.status == 200)
+    });
+    assert_eq!(text(&reply), "back");
+    assert_eq!(edge.get("/api/v1/health").json()["components"]["source"]["status"], "ok");
+}
+
+#[test]
+fn what_an_origin_does_not_have_is_asked_for_once() {
+    let origin = Origin::start();
+    origin.always(Step::Status(404));
+    let (edge, _directory) = edge(&origin, FRESH, &[]);
+    assert_problem(&edge.get("/api/v1/surahs/1"), 404, "SURAH_NOT_FOUND");
+    assert_problem(&edge.get("/api/v1/surahs/1"), 404, "SURAH_NOT_FOUND");
+    assert_eq!(origin.count(), 1);
+}
+
+#[test]
+fn fifty_clients_on_one_cold_key_are_one_request_and_an_unchanged_answer_is_not_sent_again() {
+    let origin = Origin::start();
+    origin.then([Step::Slow(Duration::from_millis(100), surah(1, "a"))]);
+    let (edge, _directory) = edge(&origin, "ttl = '1s'\nstale_if_error = '1h'", &[]);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..50).map(|_| scope.spawn(|| edge.get("/api/v1/surahs/1"))).collect();
+        for client in clients {
+            assert_eq!(client.join().unwrap().status, 200);
+        }
+    });
+    assert_eq!(origin.count(), 1);
+    origin.then([Step::Tagged(surah(1, "b"), "\"v1\""), Step::Status(304)]);
+    eventually("the second value", || (text(&edge.get("/api/v1/surahs/1")) == "b").then_some(()));
+    eventually("a third question", || {
+        assert_eq!(text(&edge.get("/api/v1/surahs/1")), "b");
+        (origin.count() == 3).then_some(())
+    });
+    assert_eq!(origin.asked()[2].2.as_deref(), Some("\"v1\""));
+    let reply = edge.get("/api/v1/surahs/1");
+    assert!(reply.is_hit() && text(&reply) == "b", "{reply:?}");
+}
+
+#[test]
+fn one_hifz_behind_another_gives_the_same_bytes_under_the_same_tags() {
+    let (behind, before) = (tempdir().unwrap(), tempdir().unwrap());
+    let origin = Server::start(behind.path());
+    let url = format!("http://{}/api/v1/", origin.address);
+    let edge = Server::start_with(before.path(), &["--source-url", &url]);
+    let paths = [
+        "/api/v1/surahs",
+        "/api/v1/surahs/2",
+        "/api/v1/surahs/112?translation=transliteration",
+        "/api/v1/surahs/2/ayahs/255",
+        "/api/v1/reciters",
+        "/api/v1/translations",
+        "/api/v1/translations/transliteration",
+        "/api/v1/surahs/2?translation=nobody",
+        "/api/v1/surahs/2?translation=en",
+        "/api/v1/reciters/nobody",
+    ];
+    for path in paths {
+        let (own, other) = (edge.get(path), origin.get(path));
+        assert_eq!(own.status, other.status, "{path}");
+        if own.status == 200 {
+            assert_eq!((&own.body, own.header("etag")), (&other.body, other.header("etag")), "{path}");
+            assert_eq!(own.header("last-modified"), other.header("last-modified"), "{path}");
+        } else {
+            assert_eq!(own.json()["code"], other.json()["code"], "{path}");
+        }
+    }
+    assert_content_is_not_ours(&edge);
+    // The origin may go; what has been read stays.
+    let mut edited = origin.get("/api/v1/surahs/112").json();
+    edited["ayahs"][0]["text"] = json!("only there");
+    assert_eq!(origin.admin("PUT", "/admin/v1/surahs/112", edited.to_string().as_bytes()).status, 200);
+    assert_eq!(text(&edge.get("/api/v1/surahs/112")), "only there");
+    drop(origin);
+    assert!(edge.get("/api/v1/surahs/2").is_hit());
+    assert_problem(&edge.get("/api/v1/surahs/3"), 503, "SOURCE_UNAVAILABLE");
+    // Nothing of it was written here, and nothing cached of it outlives the change of source.
+    assert_eq!(edge.terminate(), 0);
+    let own = Server::start(before.path());
+    let reply = own.get("/api/v1/surahs/112");
+    assert!(!reply.is_hit() && text(&reply) != "only there", "{reply:?}");
+}
+
+fn assert_content_is_not_ours(edge: &Server) {
+    let changes = [
+        ("PUT", "/admin/v1/surahs/1"),
+        ("DELETE", "/admin/v1/surahs/1"),
+        ("PUT", "/admin/v1/reciters/someone"),
+        ("DELETE", "/admin/v1/translations/en"),
+        ("POST", "/admin/v1/import"),
+    ];
+    for (method, path) in changes {
+        assert_problem(&edge.admin(method, path, b"{}"), 409, "CONTENT_NOT_OURS");
+    }
+}
