@@ -36,7 +36,17 @@ pub(crate) fn path(content: &Content) -> Option<String> {
 /// # Errors
 /// [`ErrorKind::SourceRefused`] with the field as its place when it is not what was asked for.
 pub(crate) fn canonical(content: &Content, bytes: &[u8]) -> Result<Vec<u8>> {
-    let rendered = match content {
+    rendered(content, bytes).map_err(|error| {
+        let refusal = Error::new(ErrorKind::SourceRefused, error.message().to_owned());
+        match error.place() {
+            Some(place) => refusal.at(place),
+            None => refusal,
+        }
+    })
+}
+
+fn rendered(content: &Content, bytes: &[u8]) -> Result<Vec<u8>> {
+    match content {
         Content::Surahs => render::json(&surahs(bytes)?),
         Content::Surah(number, translation) => surah(*number, translation.is_some(), bytes),
         Content::Reciters => render::json(&reciters(bytes)?),
@@ -44,14 +54,7 @@ pub(crate) fn canonical(content: &Content, bytes: &[u8]) -> Result<Vec<u8>> {
         Content::Translations => render::json(&translations(bytes)?),
         Content::Translation(id) => render::json(&translation(id, bytes)?),
         Content::Bookmarks(_) => Err(refused("", "bookmarks are not read from elsewhere")),
-    };
-    rendered.map_err(|error| {
-        let refusal = Error::new(ErrorKind::SourceRefused, error.message().to_owned());
-        match error.place() {
-            Some(place) => refusal.at(place),
-            None => refusal,
-        }
-    })
+    }
 }
 
 fn surah(number: SurahNumber, is_translated: bool, bytes: &[u8]) -> Result<Vec<u8>> {

@@ -240,8 +240,8 @@ fn namespaces_come_from_the_file_and_keep_content_defaults_where_silent() {
 
 #[test]
 fn what_this_version_lacks_is_refused_where_somebody_would_rely_on_it_and_else_warned_about() {
-    let text = refusal(&[], &[], "[source]\nurl = 'http://example.org'");
-    assert!(text.contains("source.url (") && text.contains("not available in this version"), "{text}");
+    let text = refusal(&[], &[], "[limits]\nrate_reads = 1");
+    assert!(text.contains("limits.rate_reads (") && text.contains("not available in this version"), "{text}");
     let (_, warnings) =
         read(&[], &[], "content_auth = 'public'\n[warm]\nwait = true\non_start = true").unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");

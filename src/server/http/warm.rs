@@ -58,7 +58,11 @@ fn asked(body: &[u8]) -> Result<Asked, Problem> {
         return Ok(Asked::default());
     }
     let refused = |why: String, place: &str| Error::new(ErrorKind::DocumentInvalid, why).at(place);
-    let asked: Asked = serde_json::from_slice(body).map_err(|error| refused(error.to_string(), "body"))?;
+    // Through a map, because a struct may be written as a list too.
+    let fields: serde_json::Map<String, Value> =
+        serde_json::from_slice(body).map_err(|error| refused(error.to_string(), "body"))?;
+    let asked: Asked =
+        serde_json::from_value(Value::Object(fields)).map_err(|error| refused(error.to_string(), "body"))?;
     let is_known = |kind: &String| KINDS.contains(&kind.as_str());
     if let Some(unknown) = asked.only.iter().find(|kind| !is_known(kind)) {
         let shown: String = unknown.chars().take(50).collect();
