@@ -35,17 +35,11 @@ impl Server {
     ) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_hifz"))
             .arg("serve")
-            .args([
-                "--listen",
-                "127.0.0.1:0",
-                "--flush-interval",
-                "50ms",
-                "--warm-on-start",
-                "false",
-                "--data-dir",
-            ])
+            .args(["--listen", "127.0.0.1:0", "--flush-interval", "50ms", "--data-dir"])
             .arg(directory)
             .args(flags)
+            // What a test reads first is to be a miss; flags are stronger.
+            .env("HIFZ_WARM_ON_START", "false")
             .envs(variables.iter().copied())
             .current_dir(directory)
             .stdout(Stdio::piped())
