@@ -83,6 +83,7 @@ impl Hits {
             lines.fixed("connection", "close");
         }
         out.extend_from_slice(b"\r\n");
+        self.0.warmer.note_read(key);
         let form = form.filter(|_| !is_head);
         Some(Hit { entry, form })
     }
