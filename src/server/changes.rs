@@ -31,6 +31,15 @@ pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()>
     store.change_done(change.id)
 }
 
+/// Finishes what an earlier process had begun. Blocks on the disk.
+pub(super) fn finish(cache: &Cache, store: &Store) -> Result<()> {
+    let changes = drain(cache, store)?;
+    if changes > 0 {
+        tracing::info!(changes, "finished what an earlier process had begun");
+    }
+    Ok(())
+}
+
 /// Tries again, for as long as the process lives, what a failing disk kept from being finished.
 pub(super) async fn keep_draining(cache: Cache, store: Store) {
     loop {

@@ -76,10 +76,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     let store = Store::open(&directory.content_file(), clock.clone())?;
     let cache = open_cache(settings, &directory, clock)?;
     forget_other_keys(&cache, &store, &keyring)?;
-    let drained = changes::drain(&cache, &store)?;
-    if drained > 0 {
-        tracing::info!(changes = drained, "finished what an earlier process had begun");
-    }
+    changes::finish(&cache, &store)?;
     let limits = Arc::new(settings.limits.clone());
     let compressed_only = Arc::new(compressed_only(settings));
     let source = foreign::source(settings.source.url.as_deref(), &store)?;
@@ -133,9 +130,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     draining.abort();
     living.abort();
     warming.abort();
-    if let Err(error) = blocking::unblock(move || warmer.keep()).await {
-        tracing::warn!(error = %error.chain(), "what was read could not be noted");
-    }
+    warmer.close().await;
     let closed = blocking::unblock(move || cache.close()).await;
     directory.clear_run()?;
     closed

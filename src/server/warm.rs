@@ -133,8 +133,15 @@ impl Warmer {
         report
     }
 
+    /// Writes down what was read, at the end.
+    pub(super) async fn close(self) {
+        if let Err(error) = blocking::unblock(move || self.keep()).await {
+            tracing::warn!(error = %error.chain(), "what was read could not be noted");
+        }
+    }
+
     /// Writes down the last run and what is read. Blocks on the disk.
-    pub(super) fn keep(&self) -> Result<()> {
+    fn keep(&self) -> Result<()> {
         let last_run_ms = self.0.last_run.lock().map(Timestamp::as_millis);
         let kept = Kept { last_run_ms, reads: self.0.reads.most(READS_KEPT) };
         let bytes = serde_json::to_vec(&kept)
