@@ -112,7 +112,7 @@ impl<R: Repository> Repository for Arc<R> {
 /// names.save(&7, &"Maryam".to_owned()).await?;
 /// assert_eq!(names.get(&7).await?.as_deref(), Some("Maryam"));
 /// assert_eq!(names.list(&"all").await?, ["Maryam"]);
-/// # Result::Ok(()) }).unwrap();
+/// # Ok::<(), hifz::Error>(()) }).unwrap();
 /// ```
 pub struct Cached<R> {
     cache: Cache,

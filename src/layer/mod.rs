@@ -73,7 +73,7 @@ use rules::Rules;
 /// let ask = || service.clone().oneshot(Request::get("/report").body(String::new()).unwrap());
 /// assert_eq!(ask().await.unwrap().headers()["cache-status"], "hifz; fwd=miss; stored");
 /// assert_eq!(ask().await.unwrap().headers()["cache-status"], "hifz; hit; ttl=3600");
-/// # hifz::Result::Ok(()) }).unwrap();
+/// # Ok::<(), hifz::Error>(()) }).unwrap();
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
@@ -184,7 +184,7 @@ impl<S> Layer<S> for ResponseCache {
 ///
 /// let mut response = http::Response::new("a list of authors");
 /// response.extensions_mut().insert(Tags(vec![Tag::parse("authors")?]));
-/// # hifz::Result::Ok(())
+/// # Ok::<(), hifz::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Tags(pub Vec<Tag>);
