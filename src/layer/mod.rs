@@ -72,8 +72,9 @@ use rules::Rules;
 ///
 /// let ask = || service.clone().oneshot(Request::get("/report").body(String::new()).unwrap());
 /// assert_eq!(ask().await.unwrap().headers()["cache-status"], "hifz; fwd=miss; stored");
-/// assert_eq!(ask().await.unwrap().headers()["cache-status"], "hifz; hit; ttl=3600");
-/// # Ok::<(), hifz::Error>(()) }).unwrap();
+/// let again = ask().await.unwrap();
+/// assert!(again.headers()["cache-status"].to_str()?.starts_with("hifz; hit; ttl="));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
