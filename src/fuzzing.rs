@@ -49,6 +49,10 @@ pub fn http_request(bytes: &[u8]) {
     crate::server::wire::drive(bytes);
 }
 
+pub fn batch(bytes: &[u8]) {
+    crate::server::drive_batch(bytes);
+}
+
 pub fn import(bytes: &[u8]) {
     let mut archive = bytes;
     if store().import_archive(&mut archive, &mut |_| ()).is_ok() {

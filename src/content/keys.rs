@@ -317,6 +317,22 @@ pub fn bookmarks(user: UserHash) -> Key {
 /// Every namespace that built-in content lives in.
 pub const NAMESPACES: [&str; 6] = ["quran", "reciter", "reciters", "translation", "translations", "user"];
 
+/// Whether `key` is, or could come to be, one that only the content store may fill.
+#[must_use]
+pub fn is_reserved(key: KeyRef<'_>) -> bool {
+    match key.namespace() {
+        // Other keys of users are free for all.
+        "user" => key.as_str().ends_with(":bookmarks"),
+        namespace => NAMESPACES.contains(&namespace),
+    }
+}
+
+/// Whether what stands under `key` is for one user's eyes alone.
+#[must_use]
+pub fn is_private(key: KeyRef<'_>) -> bool {
+    key.namespace() == "user" && is_reserved(key)
+}
+
 const SLUG_RULE: &str = "an id is 1 to 64 of a-z and 0-9, with - between them";
 
 fn is_slug(text: &str) -> bool {

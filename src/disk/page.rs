@@ -79,6 +79,20 @@ impl Disk {
         }
     }
 
+    /// What lies under `key`, whether it still waits to be written, and whether it is dead. Blocking: it may read the
+    /// disk.
+    pub(crate) fn find(&self, key: KeyRef<'_>) -> Option<(Entry, bool, bool)> {
+        let fingerprint = fingerprint(key);
+        let waiting = self.shared.queue.lock().find(fingerprint).cloned();
+        let (entry, is_queued) = match waiting {
+            Some(Op::Put(entry)) => (entry, true),
+            Some(Op::Remove(_)) => return None,
+            None => (self.shared.read(fingerprint)?, false),
+        };
+        let is_dead = self.shared.marks.read().is_dead(&entry);
+        (entry.key() == key).then_some((entry, is_queued, is_dead))
+    }
+
     /// The newest operation on the key waits to be written, and the file is behind.
     fn is_waiting(&self, entry: &Entry) -> bool {
         self.shared.queue.lock().find(fingerprint(entry.key())).is_some()
@@ -103,15 +117,17 @@ impl Disk {
         let shared = &self.shared;
         shared.wait_loaded();
         let from = u64::try_from(from >> REST_BITS).unwrap_or(u64::MAX);
-        for _ in 0..LOOKS_MAX {
+        for look in 1..=LOOKS_MAX {
             if shared.is_discarded() {
                 break;
             }
             let (found, next) = shared.catalog.read().from(from, count);
             match self.read_each(&found) {
-                Ok(Some(entries)) => return (entries, next.map(|next| u128::from(next) << REST_BITS)),
+                Ok((entries, is_all)) if is_all || look == LOOKS_MAX => {
+                    return (entries, next.map(|next| u128::from(next) << REST_BITS));
+                }
                 // Some of it was moved meanwhile: look again where it is.
-                Ok(None) => {}
+                Ok(_) => {}
                 Err(fault) => {
                     shared.report(fault);
                     break;
@@ -121,20 +137,20 @@ impl Disk {
         (Vec::new(), None)
     }
 
-    /// The entries of all these records; `None` when one of them does not lie there any more.
-    fn read_each(&self, found: &[Found]) -> Result<Option<Vec<Entry>>, Fault> {
+    /// The entries of these records, and whether all of them still lie there.
+    fn read_each(&self, found: &[Found]) -> Result<(Vec<Entry>, bool), Fault> {
         let slot = self.shared.bulk.read();
-        let Some(bulk) = slot.as_ref() else { return Ok(Some(Vec::new())) };
-        let mut entries = Vec::with_capacity(found.len());
+        let Some(bulk) = slot.as_ref() else { return Ok((Vec::new(), true)) };
+        let (mut entries, mut is_all) = (Vec::with_capacity(found.len()), true);
         for found in found {
             match bulk.get(found)? {
                 Some(Ok(entry)) => entries.push(entry),
-                None => return Ok(None),
+                None => is_all = false,
                 // Found again, counted and removed, by whoever asks for it.
                 Some(Err(_)) => {}
             }
         }
-        Ok(Some(entries))
+        Ok((entries, is_all))
     }
 }
 

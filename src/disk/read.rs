@@ -54,7 +54,7 @@ impl Disk {
 
 impl Shared {
     /// What the file says, checked; a record that is broken is counted and removed.
-    fn read(&self, fingerprint: u128) -> Option<Entry> {
+    pub(super) fn read(&self, fingerprint: u128) -> Option<Entry> {
         for _ in 0..LOOKS_MAX {
             if self.is_discarded() {
                 return None;

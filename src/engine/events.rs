@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use parking_lot::Mutex;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -13,33 +14,48 @@ use crate::memory::{Memory, Removal};
 
 /// The sending end, held by the cache.
 #[derive(Debug)]
-pub(super) struct Events(broadcast::Sender<Event>);
-
-impl Default for Events {
-    fn default() -> Self {
-        Self(broadcast::Sender::new(EVENTS_MAX))
-    }
+pub(super) struct Events {
+    sender: broadcast::Sender<(u64, Event)>,
+    /// The number of the last event. Raised with the event sent under it, so that numbers arrive in order.
+    last: Mutex<u64>,
 }
 
 impl Events {
+    /// Numbers events from `first` on.
+    pub(super) fn new(first: u64) -> Self {
+        Self { sender: broadcast::Sender::new(EVENTS_MAX), last: Mutex::new(first) }
+    }
+
+    /// The number of the last event.
+    pub(super) fn last(&self) -> u64 {
+        *self.last.lock()
+    }
+
     pub(super) fn subscribe(&self, memory: &Memory) -> Subscription {
-        let receiver = self.0.subscribe();
+        let receiver = self.sender.subscribe();
         memory.listen(true);
-        Subscription(receiver)
+        Subscription { receiver, last: self.last() }
     }
 
     /// Tells whoever listens; costs one look at a counter when nobody does. Never under a lock.
     pub(super) fn tell(&self, event: impl FnOnce() -> Event) {
-        if self.0.receiver_count() > 0 {
-            // An error means that the last listener has just left.
-            self.0.send(event()).map(|_| ()).unwrap_or_default();
+        if self.sender.receiver_count() > 0 {
+            // What nobody hears needs no number.
+            let _is_heard = self.send(event());
         }
+    }
+
+    /// Whether somebody hears it.
+    fn send(&self, event: Event) -> bool {
+        let mut last = self.last.lock();
+        *last += 1;
+        self.sender.send((*last, event)).is_ok()
     }
 
     /// Hands on what has queued up; stops the queueing when nobody listens any more.
     pub(super) fn deliver(&self, memory: &Memory) {
         for removal in memory.removals() {
-            if self.0.send(Event::Removed(removal)).is_err() {
+            if !self.send(Event::Removed(removal)) {
                 memory.listen(false);
                 return;
             }
@@ -48,7 +64,7 @@ impl Events {
 }
 
 /// What a listener is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
     /// An entry left memory.
@@ -77,19 +93,50 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The record behind the cache was changed; told by whoever changed it.
+    SourceChanged {
+        /// What of it, by the keys that depend on it.
+        what: String,
+    },
+    /// A figure passed its threshold, or is back; told by whoever watches it.
+    Alert {
+        /// The figure.
+        alert: &'static str,
+        /// Whether it is beyond the threshold now.
+        is_raised: bool,
+        /// What it is.
+        value: f64,
+        /// What it is measured by.
+        threshold: f64,
+    },
     /// The listener was too slow for so many events.
     Missed(u64),
 }
 
 /// A listener's end; dropping it ends the listening.
-pub struct Subscription(broadcast::Receiver<Event>);
+pub struct Subscription {
+    receiver: broadcast::Receiver<(u64, Event)>,
+    /// The number of the last event that was heard.
+    last: u64,
+}
 
 impl Subscription {
     /// The next event, as soon as there is one; `None` once the cache is gone.
     pub async fn next(&mut self) -> Option<Event> {
-        match self.0.recv().await {
-            Ok(event) => Some(event),
-            Err(RecvError::Lagged(missed)) => Some(Event::Missed(missed)),
+        self.next_numbered().await.map(|(_, event)| event)
+    }
+
+    /// The next event and its number, which only rises, also over restarts that keep their disk.
+    pub async fn next_numbered(&mut self) -> Option<(u64, Event)> {
+        match self.receiver.recv().await {
+            Ok((number, event)) => {
+                self.last = number;
+                Some((number, event))
+            }
+            Err(RecvError::Lagged(missed)) => {
+                self.last += missed;
+                Some((self.last, Event::Missed(missed)))
+            }
             Err(RecvError::Closed) => None,
         }
     }
@@ -97,7 +144,7 @@ impl Subscription {
 
 impl fmt::Debug for Subscription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("waiting", &self.0.len()).finish()
+        f.debug_struct("Subscription").field("waiting", &self.receiver.len()).finish_non_exhaustive()
     }
 }
 

@@ -108,6 +108,11 @@ impl Flights {
         Flight { flights: self.clone(), key: key.to_key(), flag, progress, is_alone }
     }
 
+    /// Whether a load of `key` is under way.
+    pub(super) fn is_under_way(&self, key: KeyRef<'_>) -> bool {
+        self.0.by_key.lock().contains_key(key.as_str())
+    }
+
     /// Supersedes the flight of `key`, if there is one.
     pub(super) fn supersede(&self, key: KeyRef<'_>) {
         let underway = self.0.by_key.lock().remove(key.as_str());

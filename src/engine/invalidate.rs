@@ -9,14 +9,14 @@
 //! invalidation costs the same however many they are; of what is only on disk at most [`DISK_RECORDS_MAX`] records are
 //! looked at, so in a larger file the count is of those.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use crate::disk::Floor;
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyRef, Namespace, Tag};
-use crate::memory::{Cause, Cursor, Verdict};
+use crate::memory::{Cause, Cursor, Held, Verdict};
 use crate::pattern::Pattern;
 
 use super::read;
@@ -103,7 +103,7 @@ pub(super) fn would_invalidate(state: &State, selector: &Selector) -> u64 {
             let names: HashSet<&str> = names.iter().map(Key::as_str).collect();
             names.into_iter().filter(|key| read::peek(state, KeyRef::known(key)).is_some()).count() as u64
         }
-        _ => in_memory(state, selector) + only_on_disk(state, selector),
+        _ => standing(state, selector),
     }
 }
 
@@ -140,8 +140,7 @@ pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
 /// Everything in `namespace`; how many entries stood.
 fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
     let selector = Selector::Namespace(namespace.clone());
-    let on_disk = only_on_disk(state, &selector);
-    let exactly = is_small(state).then(|| in_memory(state, &selector));
+    let (exactly, on_disk) = before(state, &selector);
     let sequence = state.next_sequence();
     let standing = state.memory.usage_of(namespace.as_str()).entries;
     let kill = || state.generations.raise_namespace(namespace.as_str(), sequence);
@@ -157,7 +156,7 @@ fn namespace(state: &State, namespace: &Namespace) -> Result<u64> {
 fn tags(state: &State, tags: &[Tag]) -> Result<u64> {
     let selector = Selector::Tags(tags.to_vec());
     // Before they are dead: afterwards nobody can say which were alive.
-    let stood = in_memory(state, &selector) + only_on_disk(state, &selector);
+    let stood = standing(state, &selector);
     let sequence = state.next_sequence();
     for tag in tags {
         state.generations.raise_tag(tag.as_str(), sequence);
@@ -169,13 +168,13 @@ fn tags(state: &State, tags: &[Tag]) -> Result<u64> {
         disk.raise_each(tags.iter().cloned().map(Floor::Tag).collect(), sequence)?;
     }
     // At leisure: from the raising on, none of them is served.
-    remove(state, |entry| entry.sequence() < sequence && selector.covers(entry));
+    remove(state, |entry| entry.sequence() < sequence && selector.covers(entry), |_| false);
     Ok(stood)
 }
 
 /// Every key that `pattern` covers; how many of them stood.
 fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
-    let on_disk = only_on_disk(state, &Selector::Pattern(pattern.clone()));
+    let on_disk = on_disk(state, &Selector::Pattern(pattern.clone()));
     let sequence = state.next_sequence();
     state.recovering.end();
     // As for keys: dead on disk first.
@@ -184,15 +183,18 @@ fn pattern(state: &State, pattern: &Pattern) -> Result<u64> {
     }
     state.flights.supersede_where(|key| pattern.matches(key.as_str()));
     state.forget_where(|key| pattern.matches(key.as_str()));
-    let stood = remove(state, |entry| entry.sequence() < sequence && pattern.matches(entry.key().as_str()));
+    let stood = remove(
+        state,
+        |entry| entry.sequence() < sequence && pattern.matches(entry.key().as_str()),
+        |entry| !on_disk.contains(&hash(entry.key())),
+    );
     raise(state, Floor::Pattern(pattern.clone()), sequence)?;
-    Ok(stood + on_disk)
+    Ok(stood + on_disk.len() as u64)
 }
 
 /// Everything; how many entries stood.
 fn all(state: &State) -> Result<u64> {
-    let on_disk = only_on_disk(state, &Selector::All);
-    let exactly = is_small(state).then(|| in_memory(state, &Selector::All));
+    let (exactly, on_disk) = before(state, &Selector::All);
     let sequence = state.next_sequence();
     let standing = state.memory.usage_by_namespace();
     let standing = standing.iter().map(|(namespace, held)| (namespace.as_str(), held.entries));
@@ -203,27 +205,58 @@ fn all(state: &State) -> Result<u64> {
     Ok(exactly.unwrap_or(stood) + on_disk)
 }
 
-/// Takes what `is_dead` names out of memory, in steps between which others go on; how many of it were live.
-fn remove(state: &State, is_dead: impl Fn(&Entry) -> bool) -> u64 {
+/// What an invalidation at a cost that does not depend on how much it is says it took: of a small memory exactly, of a
+/// large one nothing, to be taken from its account; and what is to be added for what is only on disk.
+fn before(state: &State, selector: &Selector) -> (Option<u64>, u64) {
+    if state.memory.usage().all.entries <= EXACT_ENTRIES_MAX {
+        return (Some(standing(state, selector)), 0);
+    }
+    let mut only_on_disk = 0;
+    walk_disk(state, |entry| {
+        only_on_disk += u64::from(selector.covers(entry) && state.memory.peek(entry.key()).is_none());
+    });
+    (None, only_on_disk)
+}
+
+/// Takes what `is_dead` names out of memory, in steps between which others go on; how many of it were live and `counts`.
+fn remove(state: &State, is_dead: impl Fn(&Entry) -> bool, counts: impl Fn(&Entry) -> bool) -> u64 {
     let mut stood = 0;
     walk(state, |entry| {
         if !is_dead(entry) {
             return Verdict::Keep;
         }
-        stood += u64::from(state.is_live(entry));
+        stood += u64::from(counts(entry) && state.is_live(entry));
         Verdict::Remove(Cause::Invalidated)
     });
     stood
 }
 
-/// How many live entries in memory `selector` covers.
-fn in_memory(state: &State, selector: &Selector) -> u64 {
-    let mut stood = 0;
+/// How many live entries `selector` covers.
+fn standing(state: &State, selector: &Selector) -> u64 {
+    let on_disk = on_disk(state, selector);
+    let mut stood = on_disk.len() as u64;
     walk(state, |entry| {
-        stood += u64::from(selector.covers(entry) && state.is_live(entry));
+        let is_covered = selector.covers(entry) && !on_disk.contains(&hash(entry.key()));
+        stood += u64::from(is_covered && state.is_live(entry));
         Verdict::Keep
     });
     stood
+}
+
+/// The hashes of the keys of live entries on disk that `selector` covers; of none when all of them are in memory.
+/// Looked at before memory, because what moves there stays on disk as well: so each is counted once.
+fn on_disk(state: &State, selector: &Selector) -> HashSet<u64> {
+    let mut hashes = HashSet::new();
+    walk_disk(state, |entry| {
+        if selector.covers(entry) {
+            hashes.insert(hash(entry.key()));
+        }
+    });
+    hashes
+}
+
+fn hash(key: KeyRef<'_>) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes())
 }
 
 fn walk(state: &State, mut visit: impl FnMut(&Entry) -> Verdict) {
@@ -233,24 +266,33 @@ fn walk(state: &State, mut visit: impl FnMut(&Entry) -> Verdict) {
     }
 }
 
-/// How many live entries `selector` covers that the disk tier holds and memory does not.
-fn only_on_disk(state: &State, selector: &Selector) -> u64 {
-    let Some(disk) = state.disk.as_ref().filter(|_| may_disk_hold_more(state)) else { return 0 };
-    let mut stood = 0;
-    disk.walk(DISK_RECORDS_MAX, &mut |entry| {
-        let is_missing = selector.covers(entry) && state.memory.peek(entry.key()).is_none();
-        stood += u64::from(is_missing && state.is_live(entry));
+/// Shows live entries of the disk tier, if it may hold any that memory does not, up to a bound.
+fn walk_disk(state: &State, mut visit: impl FnMut(&Entry)) {
+    if let Some(disk) = state.disk.as_ref().filter(|_| may_disk_hold_more(state)) {
+        disk.walk(DISK_RECORDS_MAX, &mut |entry| {
+            if state.is_live(entry) {
+                visit(entry);
+            }
+        });
+    }
+}
+
+/// What of each namespace is only on disk.
+pub(super) fn only_on_disk_by_namespace(state: &State) -> HashMap<String, Held> {
+    let mut held: HashMap<String, Held> = HashMap::new();
+    walk_disk(state, |entry| {
+        if state.memory.peek(entry.key()).is_none() {
+            let own = held.entry(entry.key().namespace().to_owned()).or_default();
+            own.entries += 1;
+            own.bytes += entry.weight() as u64;
+        }
     });
-    stood
+    held
 }
 
 /// Whether something may be on disk that is not in memory: not before memory has evicted anything, if all was loaded.
 fn may_disk_hold_more(state: &State) -> bool {
     state.memory.has_evicted() || !state.recovering.has_loaded_all()
-}
-
-fn is_small(state: &State) -> bool {
-    state.memory.usage().all.entries <= EXACT_ENTRIES_MAX
 }
 
 fn raise(state: &State, floor: Floor, sequence: u64) -> Result<()> {

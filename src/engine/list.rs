@@ -10,10 +10,12 @@ use std::time::Duration;
 use crate::disk::place;
 use crate::entry::{Entry, Head};
 use crate::key::{Key, KeyRef};
-use crate::memory::{Cursor, Verdict};
+use crate::memory::{Cursor, Held, Verdict};
+use crate::pattern::Pattern;
 
-use super::Ttl;
 use super::state::State;
+use super::stats::{Happened, NamespaceStats};
+use super::{Ttl, invalidate};
 
 /// Where a listing goes on; the default is its beginning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,10 +85,62 @@ pub(super) fn content_type(entry: &Entry) -> &str {
     Head::decode(entry.head()).map_or(super::write::OCTET_STREAM, |head| head.content_type)
 }
 
-/// Whether `key` is in `namespace` and begins with `prefix`, where they are given.
-pub(super) fn is_within(key: KeyRef<'_>, namespace: Option<&str>, prefix: Option<&str>) -> bool {
-    namespace.is_none_or(|namespace| key.namespace() == namespace)
-        && prefix.is_none_or(|prefix| key.as_str().starts_with(prefix))
+/// Which entries a listing is of; the default is all.
+#[derive(Debug, Clone, Default)]
+#[must_use]
+pub struct Filter {
+    namespace: Option<String>,
+    prefix: Option<String>,
+    pattern: Option<Pattern>,
+}
+
+impl Filter {
+    /// All entries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only those in this namespace.
+    pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = Some(namespace.into());
+        self
+    }
+
+    /// Only those whose keys begin with this, taken literally.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only those whose keys this pattern covers.
+    pub fn pattern(mut self, pattern: Pattern) -> Self {
+        self.pattern = Some(pattern);
+        self
+    }
+
+    pub(super) fn passes(&self, key: KeyRef<'_>) -> bool {
+        self.namespace.as_deref().is_none_or(|namespace| key.namespace() == namespace)
+            && self.prefix.as_deref().is_none_or(|prefix| key.as_str().starts_with(prefix))
+            && self.pattern.as_ref().is_none_or(|pattern| pattern.matches(key.as_str()))
+    }
+}
+
+/// What each namespace holds, with what is only on disk, and what happened in it.
+pub(super) fn census(state: &State) -> Vec<NamespaceStats> {
+    let mut found: BTreeMap<String, NamespaceStats> = BTreeMap::new();
+    for namespace in state.stats().namespaces {
+        found.insert(namespace.name.clone(), namespace);
+    }
+    for (name, only_on_disk) in invalidate::only_on_disk_by_namespace(state) {
+        let namespace = found.entry(name.clone()).or_insert_with(|| NamespaceStats {
+            name,
+            held: Held::default(),
+            happened: Happened::default(),
+        });
+        namespace.held.entries += only_on_disk.entries;
+        namespace.held.bytes += only_on_disk.bytes;
+    }
+    found.into_values().collect()
 }
 
 /// A page of what stands and whose key `covers`, from `from` on.

@@ -6,6 +6,7 @@
 mod builder;
 mod doomed;
 mod events;
+mod explain;
 mod flight;
 mod forget;
 mod gate;
@@ -39,11 +40,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+/// What listeners are told of removals.
+#[cfg(feature = "server")]
+pub(crate) use crate::memory::{Cause, Removal};
 pub use builder::{CacheBuilder, Durability};
 pub use events::{Event, Subscription};
+pub use explain::{Explanation, StoredCopy};
 pub use gate::{Breaker, SourceStatus};
 pub use invalidate::Selector;
-pub use list::{ListCursor, Listed, Listing};
+pub use list::{Filter, ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
 #[cfg(any(feature = "tower", feature = "typed"))]
 pub(crate) use owed::Owed;
@@ -416,10 +421,63 @@ impl Cache {
         write::touch(self.state(), key, &terms)
     }
 
+    /// As [`Cache::set_with`], if `check`, shown what stands there, does not refuse. No other write of the key comes in
+    /// between.
+    ///
+    /// ```
+    /// use hifz::{Cache, Error, ErrorKind, SetOptions};
+    ///
+    /// let cache = Cache::builder().memory(1 << 20).open()?;
+    /// let only_new = |standing: Option<&hifz::entry::Entry>| match standing {
+    ///     Some(_) => Err(Error::new(ErrorKind::PreconditionFailed, "it stands already")),
+    ///     None => Ok(()),
+    /// };
+    /// cache.set_if("a:1", "first", &SetOptions::new(), only_new)?;
+    /// assert!(cache.set_if("a:1", "second", &SetOptions::new(), only_new).is_err());
+    /// assert_eq!(cache.get("a:1")?.unwrap().body(), b"first");
+    /// # Ok::<(), hifz::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Cache::set_with`], and what `check` says.
+    pub fn set_if<'k>(
+        &self,
+        key: impl Parsed<KeyRef<'k>>,
+        value: impl AsRef<[u8]>,
+        options: &SetOptions,
+        check: impl FnOnce(Option<&Entry>) -> Result<()>,
+    ) -> Result<()> {
+        let (key, terms) = (key.parsed()?, Terms::check(options)?);
+        self.refuse_if_closed()?;
+        write::put_if(self.state(), key, value.as_ref(), &terms, check)?;
+        self.acknowledge()
+    }
+
+    /// As [`Cache::set_many`], each value with options of its own.
+    ///
+    /// # Errors
+    /// As [`Cache::set_many`] and [`Cache::set_with`].
+    pub fn set_each<'k, 'v, K: Parsed<KeyRef<'k>>>(
+        &self,
+        values: impl IntoIterator<Item = (K, &'v [u8], &'v SetOptions)>,
+    ) -> Result<()> {
+        let parsed = values
+            .into_iter()
+            .map(|(key, value, options)| Ok((key.parsed()?, value, Terms::check(options)?)));
+        let values = parsed.collect::<Result<Vec<_>>>()?;
+        self.refuse_if_closed()?;
+        write::put_each(self.state(), &values)?;
+        self.acknowledge()
+    }
+
     fn put_all(&self, values: &[(KeyRef<'_>, &[u8])], terms: &Terms<'_>) -> Result<()> {
         self.refuse_if_closed()?;
         write::put_all(self.state(), values, terms)?;
-        // What is to be on disk before it is acknowledged is waited for once.
+        self.acknowledge()
+    }
+
+    /// Waits for the disk where a write is to be on it before it is acknowledged.
+    fn acknowledge(&self) -> Result<()> {
         if self.state().flushes_writes { self.flush() } else { Ok(()) }
     }
 
@@ -445,16 +503,17 @@ impl Cache {
         (keys, scanned.next)
     }
 
-    /// Some entries, in memory or on disk, whose keys are in `namespace` and begin with `prefix` where those are given,
-    /// from `from` on, at most `most` of them, and where to go on. What stands all the while is met exactly once; a
+    /// Some of the entries, in memory or on disk, that pass `filter`, from `from` on, at most `most` of them, and where to go on. What stands all the while is met exactly once; a
     /// step may bring fewer than `most`, and even none, and there may still be more. Blocks on the disk.
     ///
     /// ```
-    /// let cache = hifz::Cache::builder().memory(1 << 20).open()?;
+    /// use hifz::{Cache, Filter};
+    ///
+    /// let cache = Cache::builder().memory(1 << 20).open()?;
     /// cache.set_many([("a:1", "one"), ("a:2", "two"), ("b:1", "three")])?;
     /// let (mut keys, mut next) = (Vec::new(), Some(Default::default()));
     /// while let Some(from) = next {
-    ///     let listing = cache.list(Some("a"), None, from, 100)?;
+    ///     let listing = cache.list(&Filter::new().namespace("a"), from, 100)?;
     ///     keys.extend(listing.entries.into_iter().map(|listed| listed.key.to_string()));
     ///     next = listing.next;
     /// }
@@ -465,15 +524,28 @@ impl Cache {
     ///
     /// # Errors
     /// [`ErrorKind::Closed`] after [`Cache::close`].
-    pub fn list(
-        &self,
-        namespace: Option<&str>,
-        prefix: Option<&str>,
-        from: ListCursor,
-        most: usize,
-    ) -> Result<Listing> {
+    pub fn list(&self, filter: &Filter, from: ListCursor, most: usize) -> Result<Listing> {
         self.refuse_if_closed()?;
-        Ok(list::list(self.state(), &|key| list::is_within(key, namespace, prefix), from, most))
+        Ok(list::list(self.state(), &|key| filter.passes(key), from, most))
+    }
+
+    /// What each namespace holds, in memory or only on disk, and what happened in it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    pub fn census(&self) -> Result<Vec<NamespaceStats>> {
+        self.refuse_if_closed()?;
+        Ok(list::census(self.state()))
+    }
+
+    /// Everything about `key`: where it stands, how long yet, or why it is not served. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Closed`] after [`Cache::close`], [`ErrorKind::KeyInvalid`] for text that is no key.
+    pub fn explain<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Explanation> {
+        let key = key.parsed()?;
+        self.refuse_if_closed()?;
+        Ok(explain::explain(self.state(), key))
     }
 
     /// What each namespace holds in memory.
@@ -501,6 +573,17 @@ impl Cache {
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
         self.state().events.subscribe(&self.state().memory)
+    }
+
+    /// Tells listeners of something that happened around the cache.
+    pub fn tell(&self, event: Event) {
+        self.state().events.tell(|| event);
+    }
+
+    /// The number of the last event told; see [`Subscription::next_numbered`].
+    #[must_use]
+    pub fn last_event(&self) -> u64 {
+        self.state().events.last()
     }
 
     /// The lifetimes of `namespace`.

@@ -124,7 +124,7 @@ impl State {
             timer: Timer::default(),
             spawner: parts.spawner,
             counters: Counters::new(),
-            events: Events::default(),
+            events: Events::new(parts.first_sequence),
             value_bytes_max: parts.value_bytes_max,
             entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,

@@ -15,7 +15,9 @@ pub enum Ttl {
 }
 
 impl Ttl {
-    pub(super) fn of(entry: &Entry, now: Timestamp) -> Self {
+    /// How long `entry` stays fresh from `now` on.
+    #[must_use]
+    pub fn of(entry: &Entry, now: Timestamp) -> Self {
         match entry.expires_at() {
             Timestamp::NEVER => Self::Forever,
             expires_at => Self::Left(expires_at.since(now)),

@@ -140,6 +140,28 @@ pub(super) fn put_all(state: &State, values: &[(KeyRef<'_>, &[u8])], terms: &Ter
     values.iter().try_for_each(|(key, value)| put(state, *key, value, terms))
 }
 
+/// Puts each value under its key on its own terms, all or nothing; not yet acknowledged.
+pub(super) fn put_each(state: &State, values: &[(KeyRef<'_>, &[u8], Terms<'_>)]) -> Result<()> {
+    values.iter().try_for_each(|(key, value, terms)| fits(state, *key, value, terms))?;
+    values.iter().try_for_each(|(key, value, terms)| put(state, *key, value, terms))
+}
+
+/// Puts `value` if `check`, shown what stands there, lets it; not yet acknowledged.
+pub(super) fn put_if(
+    state: &State,
+    key: KeyRef<'_>,
+    value: &[u8],
+    terms: &Terms<'_>,
+    check: impl FnOnce(Option<&Entry>) -> Result<()>,
+) -> Result<()> {
+    fits(state, key, value, terms)?;
+    let turn = state.turn(key);
+    check(read::peek(state, key).as_ref())?;
+    let insertion = put_in_turn(state, key, value, terms)?;
+    drop(turn);
+    settle_put(state, key, value, insertion)
+}
+
 /// Whether memory would keep `value`: it is within the limit for one value, and within its share.
 fn fits(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Result<()> {
     let bytes_max = state.value_bytes_max.min(FORM_BYTES_MAX);
@@ -159,7 +181,14 @@ fn fits(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Resu
 
 fn put(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Result<()> {
     let turn = state.turn(key);
-    let insertion = loop {
+    let insertion = put_in_turn(state, key, value, terms)?;
+    drop(turn);
+    settle_put(state, key, value, insertion)
+}
+
+/// The caller holds the turn of the key.
+fn put_in_turn(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Result<Insertion> {
+    loop {
         let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
         let (head, expires_at) =
             (terms.head(value, stored_at)?, terms.expiry(state, key, stored_at, sequence));
@@ -175,10 +204,12 @@ fn put(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Resul
         });
         // A load that began meanwhile has a higher number; this write is later than its beginning and must win.
         if insertion != Insertion::Outdated {
-            break insertion;
+            return Ok(insertion);
         }
-    };
-    drop(turn);
+    }
+}
+
+fn settle_put(state: &State, key: KeyRef<'_>, value: &[u8], insertion: Insertion) -> Result<()> {
     state.absent.forget(key);
     state.count_done(key.namespace(), Operation::Set, 1);
     if insertion == Insertion::Bypassed {

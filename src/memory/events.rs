@@ -151,5 +151,6 @@ impl Events {
     }
 }
 
-/// How many removals wait for a listener.
-const QUEUE_DEPTH_MAX: usize = 4096;
+/// How many removals wait for a listener: half of what a listener is given time to take, so that a burst of them does not
+/// push out what else there is to tell.
+const QUEUE_DEPTH_MAX: usize = 2048;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::content::{Change, Store, Target};
-use crate::engine::Cache;
+use crate::engine::{Cache, Event};
 use crate::error::Result;
 
 /// Invalidates what depends on `change`, durably, and takes its line out of the outbox. Blocks on the disk.
@@ -28,7 +28,17 @@ pub(super) fn apply(cache: &Cache, store: &Store, change: &Change) -> Result<()>
         targets = change.targets.len(),
         "content changed, dependent entries invalidated"
     );
-    store.change_done(change.id)
+    store.change_done(change.id)?;
+    let named = change.targets.iter().take(TARGETS_TOLD_MAX).map(|target| match target {
+        Target::Key(key) => key.to_string(),
+        Target::Namespace(namespace) => format!("namespace {namespace}"),
+    });
+    let mut what = named.collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = change.targets.len().checked_sub(TARGETS_TOLD_MAX) {
+        what = format!("{what} and {more} more");
+    }
+    cache.tell(Event::SourceChanged { what });
+    Ok(())
 }
 
 /// Finishes what an earlier process had begun. Blocks on the disk.
@@ -61,6 +71,9 @@ pub(super) fn drain(cache: &Cache, store: &Store) -> Result<usize> {
     }
     Ok(pending.len())
 }
+
+/// So many of the keys that a change concerns are told to listeners by name.
+const TARGETS_TOLD_MAX: usize = 4;
 
 /// How often it is looked whether a change was left.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);

@@ -31,6 +31,8 @@ pub(crate) enum Send {
     Nothing,
     /// A JSON document.
     Json(Vec<u8>),
+    /// These bytes, and their media type.
+    Value(Bytes, String),
     /// A gzipped archive, in pieces.
     Archive(mpsc::Receiver<io::Result<Bytes>>),
 }
@@ -107,6 +109,10 @@ impl Client {
             Send::Json(document) => {
                 request = request.header(CONTENT_TYPE, "application/json");
                 Full::new(Bytes::from(document)).map_err(|never| match never {}).boxed_unsync()
+            }
+            Send::Value(bytes, content_type) => {
+                request = request.header(CONTENT_TYPE, content_type);
+                Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
             }
             Send::Archive(mut pieces) => {
                 request = request.header(CONTENT_TYPE, "application/gzip");
@@ -271,6 +277,11 @@ pub(crate) fn path_segment(text: &str) -> String {
         }
         encoded
     })
+}
+
+/// Text as a value in a query.
+pub(crate) fn query_value(text: &str) -> String {
+    path_segment(text)
 }
 
 /// `.` and `..` would be taken for a way up.

@@ -40,6 +40,8 @@ use crate::source::Source;
 use access::{Access, Gate};
 pub use cli::main;
 use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
+#[cfg(feature = "fuzzing")]
+pub(crate) use http::drive_batch;
 use http::{Coded, Hits, Rates, Site};
 use keyring::Keyring;
 use listen::{Bound, Reception};
@@ -83,6 +85,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     foreign::forget_if_changed(&cache, &directory, &*source)?;
     let source: Arc<dyn Source> = Arc::new(Coded::new(source, compressed_only.clone()));
     let warmer = Warmer::new(cache.clone(), source.clone(), directory.clone());
+    let (stop, stopping) = watch::channel(false);
     let site = Site {
         cache: cache.clone(),
         source,
@@ -93,13 +96,13 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
         gate: Gate::new(Access::new(settings, &token, keyring.clone())?),
         rates: Arc::new(Rates::new(&limits)),
         limits: limits.clone(),
+        feeds: http::Feeds::new(stopping.clone()),
         content_changes: Arc::default(),
         compressed_only,
         answers_plainly: answers_plainly(settings),
     };
 
     listen::take_descriptors(&limits);
-    let (stop, stopping) = watch::channel(false);
     let reception = Reception::new(limits, tls.clone(), stopping);
     let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
@@ -150,7 +153,7 @@ async fn until_stopped(signals: &mut Signals, supervisor: &Supervisor, mut reloa
     supervisor.stopping();
 }
 
-fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<Cache> {
+pub(crate) fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock) -> Result<Cache> {
     if let Some(prefix) = &settings.key_prefix {
         crate::key::set_prefix(prefix)?;
     }

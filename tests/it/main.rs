@@ -12,6 +12,7 @@ mod compression;
 mod config;
 mod conformance;
 mod content;
+mod entries;
 #[cfg(all(feature = "tower", feature = "typed"))]
 mod examples;
 mod fresh;

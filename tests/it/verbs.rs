@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use hifz::clock::{Clock, Timestamp};
 use hifz::{
-    Cache, DataDir, ErrorKind, Event, ListCursor, Namespace, Pattern, Policy, Selector, SetOptions, TAGS_MAX,
-    Tag, Ttl,
+    Cache, DataDir, ErrorKind, Event, Filter, ListCursor, Namespace, Pattern, Policy, Selector, SetOptions,
+    TAGS_MAX, Tag, Ttl,
 };
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -27,9 +27,12 @@ fn mostly_on_disk(directory: &Path) -> Cache {
 }
 
 fn keys(cache: &Cache, namespace: Option<&str>, prefix: Option<&str>, most: usize) -> Vec<String> {
+    let mut filter = Filter::new();
+    filter = namespace.into_iter().fold(filter, Filter::namespace);
+    filter = prefix.into_iter().fold(filter, Filter::prefix);
     let (mut keys, mut next) = (Vec::new(), Some(ListCursor::default()));
     while let Some(from) = next {
-        let page = cache.list(namespace, prefix, from, most).unwrap();
+        let page = cache.list(&filter, from, most).unwrap();
         assert!(page.entries.len() <= most);
         keys.extend(page.entries.into_iter().map(|listed| listed.key.to_string()));
         next = page.next;

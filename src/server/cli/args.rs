@@ -19,7 +19,7 @@ pub(crate) fn command() -> Command {
         .disable_help_subcommand(true)
         .arg(config_flag())
         .arg(json_flag());
-    with_settings(root, Show::All)
+    let root = with_settings(root, Show::All)
         .subcommand(with_settings(
             Command::new("serve").about("Serve until told to stop (also: hifz without a command)"),
             Show::All,
@@ -34,9 +34,11 @@ pub(crate) fn command() -> Command {
             Command::new("health").about("Ask the running server how it is"),
             Show::Place,
         ))
-        .subcommand(with_settings(invalidate(), Show::Place))
         .subcommand(with_settings(token(), Show::Place))
-        .subcommand(with_settings(warm(), Show::Place))
+        .subcommand(with_settings(warm(), Show::Place));
+    super::cache::commands()
+        .into_iter()
+        .fold(root, |root, command| root.subcommand(with_settings(command, Show::Place)))
 }
 
 /// The settings given as flags, before and after the command; the latter are stronger and come last.
@@ -89,16 +91,6 @@ fn export() -> Command {
                 .help("With the bookmarks of all users; importing it replaces the bookmarks of all users")
                 .action(ArgAction::SetTrue),
         )
-}
-
-fn invalidate() -> Command {
-    Command::new("invalidate").about("Make the server forget what it has cached").arg(
-        Arg::new(NAMESPACE)
-            .long(NAMESPACE)
-            .value_name("NAME")
-            .help("Everything in this namespace")
-            .required(true),
-    )
 }
 
 fn token() -> Command {
@@ -215,9 +207,6 @@ pub(crate) const USER: &str = "user";
 pub(crate) const TTL: &str = "ttl";
 /// The argument that names types of content.
 pub(crate) const ONLY: &str = "only";
-
-/// The argument that names a namespace.
-pub(crate) const NAMESPACE: &str = "namespace";
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! or to the data directory where that is safe, and say which.
 
 mod args;
+mod cache;
 mod output;
 mod target;
 mod token;
@@ -23,10 +24,9 @@ use serde_json::{Value, json};
 use self::output::{Failure, note, say, say_json};
 use self::target::{Target, run};
 use self::transfer::What;
-use super::client::{Client, Send, path_segment};
+use super::client::{Client, Send};
 use super::config::{Settings, Warning};
-use crate::error::{Error, ErrorKind};
-use crate::key::Namespace;
+use crate::error::Error;
 
 /// Runs the program.
 #[must_use]
@@ -69,15 +69,12 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
             warm::warm(&settings, &only, is_json)
         }
         Some(("health", _)) => health(&settings, is_json),
-        Some(("invalidate", matches)) => {
-            let namespace = matches.get_one::<String>(args::NAMESPACE).map_or("", String::as_str);
-            invalidate(&settings, namespace, is_json)
-        }
         Some(("token", matches)) => {
             let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
             token::token(&settings, text(args::USER), text(args::TTL), is_json)
         }
-        Some((other, _)) => Err(Failure::Refused(format!("unknown command {other:?}"))),
+        Some((name, matches)) => cache::act(name, matches, &settings, is_json)
+            .unwrap_or_else(|| Err(Failure::Refused(format!("unknown command {name:?}")))),
     }
 }
 
@@ -139,27 +136,6 @@ fn readable_health(health: &Value) -> String {
     let text = format!("{}{components}", health["status"].as_str().unwrap_or("unknown"));
     // The words come from outside; a terminal must not take them for commands.
     text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
-}
-
-/// `hifz invalidate --namespace NS`
-fn invalidate(settings: &Settings, namespace: &str, is_json: bool) -> Result<(), Failure> {
-    Namespace::parse(namespace)
-        .map_err(|error| Failure::Refused(format!("--namespace {namespace:?}: {}", error.message())))?;
-    let Some(Target::Server { client, place }) = target::server(settings, PATIENCE)? else {
-        let message =
-            format!("no server runs on {}, so there is nothing to tell", settings.data_dir.display());
-        return Err(Error::new(ErrorKind::NotFound, message).into());
-    };
-    note(&format!("through {place}"));
-    let path = format!("/admin/v1/namespaces/{}/invalidate", path_segment(namespace));
-    let answer = run(async { client.send(Method::POST, &path, Send::Nothing, None).await?.json().await })?;
-    if is_json {
-        return say_json(&answer);
-    }
-    match answer["invalidated"].as_u64() {
-        Some(count) => say(&format!("invalidated {count} entries of {namespace}")),
-        None => say(&format!("invalidated {namespace}")),
-    }
 }
 
 fn warn(warnings: &[Warning]) {

@@ -5,11 +5,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek as _};
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
@@ -17,33 +18,21 @@ use axum::response::IntoResponse as _;
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::content::ImportReport;
 use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId, UserId};
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
-use crate::key::Namespace;
 use crate::server::changes;
 
 use super::Site;
 use super::conditions::{Validators, WriteConditions};
 use super::content::{surah_number, translation_asked};
-use super::problem::Problem;
+use super::problem::{Problem, RETRY_AFTER_SECS};
 
-type Reply = Result<Response<Body>, Problem>;
-type Parameters = Query<Vec<(String, String)>>;
-
-/// `POST /admin/v1/namespaces/{ns}/invalidate`
-pub(super) async fn invalidate_namespace(State(site): State<Site>, Path(namespace): Path<String>) -> Reply {
-    #[derive(Serialize)]
-    struct Invalidated {
-        invalidated: u64,
-    }
-    let namespace = Namespace::parse(namespace)?;
-    let invalidated = run(&site, move |site| site.cache.invalidate_namespace(&namespace)).await?;
-    Ok(Json(Invalidated { invalidated }).into_response())
-}
+pub(super) type Reply = Result<Response<Body>, Problem>;
+pub(super) type Parameters = Query<Vec<(String, String)>>;
 
 /// What a content route names.
 #[derive(Debug, Clone)]
@@ -275,17 +264,78 @@ where
     }
 }
 
-/// The whole body, within the limits of size and patience.
-pub(super) async fn read_whole(site: &Site, mut body: Body) -> Result<Vec<u8>, Problem> {
-    let mut whole = Vec::new();
-    while let Some(chunk) = next_chunk(&mut body, site.limits.body_timeout).await? {
-        if (whole.len() + chunk.len()) as u64 > site.limits.body {
-            skim(site, body).await;
-            return Err(too_large(site).into());
-        }
-        whole.extend_from_slice(&chunk);
+/// A body in memory, with its part of what all bodies together may take.
+#[derive(Debug)]
+pub(super) struct Whole {
+    bytes: Vec<u8>,
+    room: Option<SemaphorePermit<'static>>,
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
     }
-    Ok(whole)
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Whole {
+    /// Takes one more piece once there is room for it; others give theirs back when they are done.
+    async fn add(&mut self, piece: &[u8]) -> Result<(), Problem> {
+        let held = self.room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let wanted = (self.bytes.len() + piece.len()).div_ceil(KIB).min(ROOM_KIB);
+        if let Some(more) = u32::try_from(wanted.saturating_sub(held)).ok().filter(|more| *more > 0) {
+            let room = tokio::time::timeout(ROOM_PATIENCE, ROOM.acquire_many(more)).await;
+            let Ok(Ok(room)) = room else { return Err(no_room()) };
+            match &mut self.room {
+                Some(held) => held.merge(room),
+                None => self.room = Some(room),
+            }
+        }
+        self.bytes.extend_from_slice(piece);
+        Ok(())
+    }
+}
+
+fn no_room() -> Problem {
+    let detail = "too many large bodies are being read at once; try again shortly";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", detail)
+        .with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS))
+}
+
+/// The whole body, within the limits of size and patience.
+pub(super) async fn read_whole(site: &Site, body: Body) -> Result<Whole, Problem> {
+    read_at_most(site, body, site.limits.body, || too_large(site)).await
+}
+
+/// The whole body of at most `bytes_max`, within the limit of patience.
+pub(super) async fn read_at_most(
+    site: &Site,
+    mut body: Body,
+    bytes_max: u64,
+    too_large: impl FnOnce() -> Error,
+) -> Result<Whole, Problem> {
+    let announced = usize::try_from(body.size_hint().lower().min(bytes_max)).unwrap_or(0);
+    let mut whole = Whole { bytes: Vec::new(), room: None };
+    loop {
+        let chunk = next_chunk(&mut body, site.limits.body_timeout).await?;
+        let Some(chunk) = chunk else { return Ok(whole) };
+        if whole.is_empty() {
+            // As announced, so that it does not grow by doubling; untouched memory is not yet taken.
+            whole.bytes.reserve_exact(announced);
+        }
+        if (whole.len() + chunk.len()) as u64 > bytes_max {
+            skim(site, body).await;
+            return Err(too_large().into());
+        }
+        whole.add(&chunk).await?;
+    }
 }
 
 /// Passes the body on piece by piece; what goes wrong is passed on too, so that the reader fails instead of seeing an
@@ -404,6 +454,14 @@ impl std::io::Write for ChannelWriter {
         Ok(())
     }
 }
+
+/// What all bodies that are held in memory whole may take together, by KiB; a larger one takes all of it.
+static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
+const ROOM_KIB: usize = 64 << 10;
+const KIB: usize = 1 << 10;
+
+/// How long a body waits for others to be done.
+const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pieces of an upload that wait to be read.
 const IMPORT_CHUNKS_MAX: usize = 8;

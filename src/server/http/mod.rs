@@ -6,14 +6,19 @@
 mod admin;
 mod audit;
 mod auth;
+mod batch;
 mod bookmarks;
 mod coding;
 mod compress;
 mod conditions;
 mod content;
 mod date;
+mod entries;
+mod events;
+mod explain;
 mod health;
 mod hit;
+mod invalidate;
 mod problem;
 mod range;
 mod rates;
@@ -41,9 +46,14 @@ use crate::server::config::Limits;
 use crate::server::warm::Warmer;
 use crate::source::Source;
 
+#[cfg(feature = "fuzzing")]
+pub(crate) use batch::drive as drive_batch;
+pub(super) use batch::shown;
 pub(super) use compress::Coded;
 use conditions::write_hex;
 pub(super) use date::write_now;
+pub(super) use events::Feeds;
+pub(super) use explain::explained;
 pub(super) use hit::{Hit, Hits};
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
@@ -63,6 +73,7 @@ pub(super) struct Site {
     pub(super) gate: Gate,
     pub(super) rates: Arc<Rates>,
     pub(super) limits: Arc<Limits>,
+    pub(super) feeds: Feeds,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
     pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
     /// The namespaces that keep only the compressed form.
@@ -145,9 +156,9 @@ fn admin_routes(site: &Site) -> Router<Site> {
         .route("/admin/v1/import", post(admin::import))
         .route_layer(from_fn_with_state(site.clone(), admin::own_content_only))
         .route("/admin/v1/export", get(admin::export))
-        .route("/admin/v1/namespaces/{ns}/invalidate", post(admin::invalidate_namespace))
         .route("/admin/v1/users/{id}", delete(admin::erase_user))
         .route("/admin/v1/warm", post(warm::warm))
+        .merge(entries::routes())
         .route_layer(from_fn_with_state(site.clone(), auth::admin_only));
     limited(routes, site).route_layer(from_fn_with_state(site.clone(), audit::note))
 }

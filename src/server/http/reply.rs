@@ -181,6 +181,8 @@ pub(super) enum Sharing {
     Public,
     /// Nobody: it belongs to one user.
     Private,
+    /// Nobody, and the client only if it asks each time: it may be gone at any moment.
+    Raw,
 }
 
 /// What a response is rendered from.
@@ -198,6 +200,17 @@ impl<'r> Representation<'r> {
     pub(super) fn whole(entry: &'r Entry, outcome: Outcome) -> Result<Self> {
         let head = Head::decode(entry.head())?;
         Ok(Self { own: None, head, entry, outcome, sharing: Sharing::Public })
+    }
+
+    /// An entry as it is, whoever put it there.
+    pub(super) fn raw(entry: &'r Entry) -> Self {
+        let head = Head::decode(entry.head()).unwrap_or_else(|_| Head {
+            content_type: "application/octet-stream",
+            etag: xxhash_rust::xxh3::xxh3_128(entry.body()),
+            modified_at_ms: entry.stored_at().as_millis(),
+            forms: crate::entry::Forms::default(),
+        });
+        Self { own: None, head, entry, outcome: Outcome::Hit, sharing: Sharing::Raw }
     }
 
     /// A part of what the cache answered, as a resource of its own with a tag of its own.
@@ -374,12 +387,15 @@ impl Sharing {
     fn varies_by(self) -> &'static str {
         match self {
             Self::Public => "accept-encoding",
-            Self::Private => "accept-encoding, authorization",
+            Self::Private | Self::Raw => "accept-encoding, authorization",
         }
     }
 }
 
 fn cache_control(value: &mut Vec<u8>, policy: &Policy, sharing: Sharing) {
+    if sharing == Sharing::Raw {
+        return value.extend_from_slice(b"private, no-cache");
+    }
     let max_age = policy.client_max_age.or(policy.ttl).unwrap_or(FOREVER);
     let who = if sharing == Sharing::Public { "public" } else { "private" };
     value.extend_from_slice(who.as_bytes());

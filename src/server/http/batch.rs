@@ -1,0 +1,369 @@
+//! Many entries in one request: `POST /admin/v1/entries/get`, `…/set`, `…/exists`.
+//!
+//! A body that is not accepted is refused as a whole, with the place in it: setting is all or nothing. A value that is
+//! JSON goes in and comes out as JSON, byte for byte as it was written; every other value is `{"base64", "content_type"}`.
+//! Bounded are the keys of one request ([`KEYS_MAX`]), its bytes (`limits.body`), and those of its answer.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::IntoResponse as _;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+
+use crate::clock::Timestamp;
+use crate::engine::{SetOptions, Ttl};
+use crate::entry::{Entry, Head};
+use crate::error::{Error, ErrorKind};
+use crate::key::Key;
+
+use super::Site;
+use super::admin::{Reply, read_whole, run};
+use super::entries::{parse_ttl, refuse_private, refuse_reserved};
+use super::problem::Problem;
+
+/// `POST /admin/v1/entries/get`
+pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
+    let keys = keys_in(&read_whole(&site, body).await?)?;
+    keys.iter().try_for_each(|key| refuse_private(key.as_key_ref()))?;
+    let bytes_max = site.limits.body;
+    let (found, missing) = run(&site, move |site| {
+        let (mut found, mut missing, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for key in &keys {
+            let Some(entry) = site.cache.get(key)? else {
+                missing.push(key.to_string());
+                continue;
+            };
+            bytes += entry.body().len() as u64;
+            if bytes > bytes_max {
+                let message =
+                    format!("the values come to more than {bytes_max} bytes (limits.body); ask for fewer");
+                return Err(Error::new(ErrorKind::DocumentTooLarge, message).at(key.as_str()));
+            }
+            found.push(entry);
+        }
+        Ok((found, missing))
+    })
+    .await?;
+    let pieces = futures_util::stream::iter(pieces(found, missing, site.cache.now()));
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(JSON)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    Ok((headers, Body::from_stream(pieces)).into_response())
+}
+
+/// The answer piece by piece, each made when it is sent: entries are shared, and only one of them is ever written out.
+fn pieces(
+    found: Vec<Entry>,
+    missing: Vec<String>,
+    now: Timestamp,
+) -> impl Iterator<Item = Result<Bytes, serde_json::Error>> {
+    let entries = found.into_iter().enumerate().map(move |(at, entry)| {
+        let mut piece = if at == 0 { Vec::new() } else { vec![b','] };
+        serde_json::to_writer(&mut piece, entry.key().as_str())?;
+        piece.push(b':');
+        serde_json::to_writer(&mut piece, &Shown::of(&entry, Ttl::of(&entry, now)))?;
+        Ok(Bytes::from(piece))
+    });
+    let rest = std::iter::once_with(move || {
+        let mut piece = br#"},"missing":"#.to_vec();
+        serde_json::to_writer(&mut piece, &missing)?;
+        piece.push(b'}');
+        Ok(Bytes::from(piece))
+    });
+    std::iter::once(Ok(Bytes::from_static(br#"{"entries":{"#))).chain(entries).chain(rest)
+}
+
+/// `POST /admin/v1/entries/exists`
+pub(super) async fn exists(State(site): State<Site>, body: Body) -> Reply {
+    #[derive(Serialize)]
+    struct Answer {
+        exists: BTreeMap<String, bool>,
+    }
+    let keys = keys_in(&read_whole(&site, body).await?)?;
+    let exists = run(&site, move |site| {
+        keys.iter().map(|key| Ok((key.to_string(), site.cache.exists(key)?))).collect()
+    })
+    .await?;
+    Ok(Json(Answer { exists }).into_response())
+}
+
+/// `POST /admin/v1/entries/set`
+pub(super) async fn set(State(site): State<Site>, body: Body) -> Reply {
+    #[derive(Serialize)]
+    struct Answer {
+        set: usize,
+    }
+    let body = read_whole(&site, body).await?;
+    let set = run(&site, move |site| {
+        let asked: SetAsked<'_> = read_json(&body)?;
+        let values = asked.values()?;
+        let options = asked.options()?;
+        // Each kind of value has its own media type, and all are checked before the first is put.
+        let batch: Vec<_> =
+            values.iter().map(|(key, value)| (key, value.body.as_ref(), value.options(&options))).collect();
+        let put = site.cache.set_each(batch.iter().map(|(key, body, options)| (*key, *body, options)));
+        put.map_err(|error| match (error.kind(), error.place()) {
+            (ErrorKind::ArgumentInvalid, Some(place)) => refused(place, error.message().to_owned()),
+            _ => error,
+        })?;
+        Ok(values.len())
+    })
+    .await?;
+    Ok(Json(Answer { set }).into_response())
+}
+
+/// An entry in an answer: its value as JSON where it is that, else in base64.
+#[derive(Serialize)]
+struct Shown<'e> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'e RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    content_type: &'e str,
+    /// Null for ever.
+    ttl_s: Option<u64>,
+}
+
+impl<'e> Shown<'e> {
+    fn of(entry: &'e Entry, ttl: Ttl) -> Self {
+        let content_type = Head::decode(entry.head()).map_or(OCTET_STREAM, |head| head.content_type);
+        let value = if is_json(content_type) { as_json(entry.body()) } else { None };
+        let base64 = value.is_none().then(|| BASE64_STANDARD.encode(entry.body()));
+        let ttl_s = ttl.left().map(|left| left.as_secs());
+        Self { value, base64, content_type, ttl_s }
+    }
+}
+
+/// An entry with its value, as JSON.
+pub(in crate::server) fn shown(entry: &Entry, now: Timestamp) -> serde_json::Value {
+    // Text, numbers and JSON always can be.
+    serde_json::to_value(Shown::of(entry, Ttl::of(entry, now))).unwrap_or_default()
+}
+
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(JSON)
+}
+
+/// The document, if the bytes are one and nothing else.
+fn as_json(body: &[u8]) -> Option<&RawValue> {
+    serde_json::from_slice(body).ok()
+}
+
+/// What a body that names keys is read as.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysAsked {
+    keys: Vec<String>,
+}
+
+fn keys_in(body: &[u8]) -> Result<Vec<Key>, Problem> {
+    let asked: KeysAsked = read_json(body)?;
+    Ok(parse_keys(asked.keys)?)
+}
+
+/// Keys out of a body, each once, in their order.
+pub(super) fn parse_keys(texts: Vec<String>) -> Result<Vec<Key>, Error> {
+    if texts.len() > KEYS_MAX {
+        return Err(refused(
+            "keys",
+            format!("{} keys, at most {KEYS_MAX} are accepted in one request", texts.len()),
+        ));
+    }
+    let (mut seen, mut keys) = (HashSet::new(), Vec::with_capacity(texts.len()));
+    for (at, text) in texts.into_iter().enumerate() {
+        let key =
+            Key::parse(text).map_err(|error| refused(format!("keys[{at}]"), error.message().to_owned()))?;
+        if seen.insert(key.clone()) {
+            keys.push(key);
+        }
+    }
+    Ok(keys)
+}
+
+/// What a body that sets entries is read as; values stay as they are written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetAsked<'b> {
+    #[serde(borrow)]
+    entries: Members<'b>,
+    ttl: Option<Span>,
+    #[serde(default)]
+    tags: Vec<String>,
+}
+
+impl<'b> SetAsked<'b> {
+    fn values(&self) -> Result<Vec<(Key, Value<'b>)>, Error> {
+        let mut values = Vec::with_capacity(self.entries.0.len());
+        for (text, raw) in &self.entries.0 {
+            let place = || format!("entries.{text}");
+            let key =
+                Key::parse(text.as_str()).map_err(|error| refused(place(), error.message().to_owned()))?;
+            refuse_reserved(key.as_key_ref())?;
+            let value = Value::read(raw).map_err(|why| refused(place(), why))?;
+            values.push((key, value));
+        }
+        Ok(values)
+    }
+
+    fn options(&self) -> Result<SetOptions, Error> {
+        let mut options = SetOptions::new().tags(self.tags.iter().map(String::as_str));
+        if let Some(Span(text)) = &self.ttl {
+            options =
+                options.ttl(parse_ttl(text).map_err(|error| refused("ttl", error.message().to_owned()))?);
+        }
+        Ok(options)
+    }
+}
+
+/// A span of time as text, or as a number of seconds.
+struct Span(String);
+
+impl<'d> Deserialize<'d> for Span {
+    fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl Visitor<'_> for Read {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a span of time such as \"1h30m\", or a number of seconds")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Span, E> {
+                Ok(Span(text.to_owned()))
+            }
+
+            fn visit_u64<E: serde::de::Error>(self, seconds: u64) -> Result<Span, E> {
+                Ok(Span(seconds.to_string()))
+            }
+
+            fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Span, E> {
+                Ok(Span(seconds.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Read)
+    }
+}
+
+/// The members of an object in their order; one that stands twice is refused, since which of them was meant is not said.
+struct Members<'b>(Vec<(String, &'b RawValue)>);
+
+impl<'d: 'b, 'b> Deserialize<'d> for Members<'b> {
+    fn deserialize<D: Deserializer<'d>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Read;
+        impl<'d> Visitor<'d> for Read {
+            type Value = Members<'d>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of values by key")
+            }
+
+            fn visit_map<A: MapAccess<'d>>(self, mut map: A) -> Result<Members<'d>, A::Error> {
+                use serde::de::Error as _;
+                let (mut seen, mut members) = (HashSet::new(), Vec::new());
+                while let Some((key, value)) = map.next_entry::<String, &'d RawValue>()? {
+                    if members.len() == KEYS_MAX {
+                        return Err(A::Error::custom(format_args!(
+                            "more than {KEYS_MAX} keys in one request"
+                        )));
+                    }
+                    if !seen.insert(key.clone()) {
+                        return Err(A::Error::custom(format_args!("the key {key:?} stands here twice")));
+                    }
+                    members.push((key, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(Read)
+    }
+}
+
+/// A value to be set.
+struct Value<'b> {
+    body: std::borrow::Cow<'b, [u8]>,
+    content_type: Option<String>,
+}
+
+impl<'b> Value<'b> {
+    /// An object of `base64` and perhaps `content_type` is bytes; everything else is the JSON it is.
+    fn read(raw: &'b RawValue) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Coded<'b> {
+            #[serde(borrow)]
+            base64: std::borrow::Cow<'b, str>,
+            content_type: Option<String>,
+        }
+        let json = Self { body: raw.get().as_bytes().into(), content_type: Some(JSON.to_owned()) };
+        if !raw.get().starts_with('{') {
+            return Ok(json);
+        }
+        let Ok(bytes) = serde_json::from_str::<Coded<'_>>(raw.get()) else { return Ok(json) };
+        let body = BASE64_STANDARD
+            .decode(bytes.base64.as_bytes())
+            .map_err(|error| format!("its base64 cannot be read: {error}"))?;
+        Ok(Self { body: body.into(), content_type: bytes.content_type })
+    }
+
+    fn options(&self, all: &SetOptions) -> SetOptions {
+        let options = all.clone();
+        match &self.content_type {
+            Some(content_type) => options.content_type(content_type.as_str()),
+            None => options,
+        }
+    }
+}
+
+/// A JSON body, or what is wrong with it and where.
+pub(super) fn read_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, Error> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let path = error.path().to_string();
+        let error = refused("body", error.into_inner().to_string());
+        if path == "." { error } else { error.at(path) }
+    })?;
+    reader.end().map_err(|error| refused("body", error.to_string()))?;
+    Ok(read)
+}
+
+pub(super) fn refused(place: impl AsRef<str>, why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DocumentInvalid, why.into()).at(place)
+}
+
+/// Hands any bytes over as each of the bodies, and as a key in an address; see [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn drive(bytes: &[u8]) {
+    drop(keys_in(bytes));
+    if let Ok(asked) = read_json::<SetAsked<'_>>(bytes) {
+        let values = asked.values();
+        drop(asked.options());
+        for (_, value) in values.into_iter().flatten() {
+            if value.content_type.as_deref().is_some_and(is_json) {
+                assert!(as_json(&value.body).is_some(), "what was taken for JSON is JSON");
+            }
+        }
+    }
+    super::invalidate::drive(bytes);
+    if let Ok(uri) = axum::http::Uri::try_from(bytes)
+        && let Ok(key) = super::entries::key_in(&uri)
+    {
+        assert!(crate::key::KeyRef::parse(key.as_str()).is_ok(), "a key out of an address is a key");
+    }
+}
+
+const JSON: &str = "application/json";
+const OCTET_STREAM: &str = "application/octet-stream";
+
+/// The most keys of one request.
+pub(super) const KEYS_MAX: usize = 10_000;
