@@ -81,6 +81,8 @@ pub(super) struct Reception {
 struct Seats {
     connections: Arc<Semaphore>,
     connections_max: u32,
+    /// Connections of HTTP/2 or TLS, which hold some twenty kilobytes each while they wait.
+    roomy: Arc<Semaphore>,
     /// Requests of HTTP/2 under way, of all connections together.
     streams: Arc<Semaphore>,
     /// Connections that are told there is no seat.
@@ -88,23 +90,31 @@ struct Seats {
 }
 
 impl Seats {
-    fn new(connections_max: u64) -> Self {
+    /// So many, of which as many may be roomy as a quarter of the cache's `memory` and a little more have room for.
+    fn new(connections_max: u64, memory: u64) -> Self {
+        let roomy_max = (memory / 4 + ROOMY_BYTES_BESIDE) / ROOMY_BYTES;
         let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
-        let seats = || Arc::new(Semaphore::new(connections_max as usize));
-        let turned_away = Arc::new(Semaphore::new(TURNED_AWAY_MAX));
-        Self { connections: seats(), connections_max, streams: seats(), turned_away }
+        let seats = |count: u64| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX >> 3)));
+        let (most, turned_away) = (u64::from(connections_max), seats(TURNED_AWAY_MAX));
+        let (connections, roomy, streams) = (seats(most), seats(roomy_max.min(most)), seats(most));
+        Self { connections, connections_max, roomy, streams, turned_away }
     }
 }
 
 impl Reception {
-    pub(super) fn new(limits: Arc<Limits>, tls: Option<Tls>, stopping: watch::Receiver<bool>) -> Self {
-        let seats = Seats::new(limits.connections);
+    pub(super) fn new(
+        limits: Arc<Limits>,
+        memory: u64,
+        tls: Option<Tls>,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let seats = Seats::new(limits.connections, memory);
         Self { limits, tls, seats, stopping }
     }
 
     /// The same with seats of its own, for the operators' listeners: a full house must not lock them out.
     pub(super) fn for_operators(&self) -> Self {
-        Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX)), ..self.clone() }
+        Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX), 0), ..self.clone() }
     }
 
     /// Serves `routes` on `bound` until it is time to stop, and then until what is under way is done.
@@ -115,6 +125,7 @@ impl Reception {
             hits,
             limits: self.limits.clone(),
             stopping: self.stopping.clone(),
+            roomy: self.seats.roomy.clone(),
             streams: self.seats.streams.clone(),
         });
         let mut is_short = false;
@@ -156,6 +167,8 @@ impl Reception {
                 (Accepted::Unix(stream), _) => wire.serve(stream, Peer::Unix).await,
                 (Accepted::Tcp(stream, peer), None) => wire.serve(stream, peer).await,
                 (Accepted::Tcp(stream, peer), Some(tls)) => {
+                    // Nothing can be said before the handshake, which is what there is no room for.
+                    let Ok(_room) = wire.roomy.clone().try_acquire_owned() else { return };
                     if let Some(stream) = secured(stream, &tls, wire.limits.header_timeout).await {
                         wire.serve(stream, peer).await;
                     }
@@ -261,7 +274,13 @@ const GRACE: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that are told at the same time that there is no seat.
-const TURNED_AWAY_MAX: usize = 256;
+const TURNED_AWAY_MAX: u64 = 256;
+
+/// What a waiting connection of HTTP/2 or TLS takes, as measured and rounded up.
+const ROOMY_BYTES: u64 = 24 * 1024;
+
+/// Room for such connections beside the cache's.
+const ROOMY_BYTES_BESIDE: u64 = 20 << 20;
 
 /// Connections on the operators' own listeners.
 const OPERATORS_MAX: u64 = 128;

@@ -103,7 +103,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     };
 
     listen::take_descriptors(&limits);
-    let reception = Reception::new(limits, tls.clone(), stopping);
+    let reception = Reception::new(limits, settings.memory, tls.clone(), stopping);
     let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;

@@ -274,6 +274,32 @@ fn a_peer_that_opens_no_window_is_given_up_and_others_are_served() {
 }
 
 #[test]
+fn connections_of_http2_are_bounded_by_what_they_hold() {
+    let directory = tempdir().unwrap();
+    let server = Server::start_with(directory.path(), &["--memory", "1MB", "--limits-connections", "3000"]);
+    let opened: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+            let mut frame = [0; 9];
+            stream.read_exact(&mut frame).unwrap();
+            (stream, frame)
+        })
+        .collect();
+    // Whoever finds no room hears empty settings and then why.
+    let turned_away = opened.into_iter().filter(|(_, frame)| frame[..5] == [0, 0, 0, 4, 0]);
+    let mut count = 0;
+    for (mut stream, _) in turned_away {
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest, [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11]);
+        count += 1;
+    }
+    assert!((50..200).contains(&count), "{count} of 1000");
+    assert_eq!(server.get("/api/v1/surahs/1").status, 200);
+}
+
+#[test]
 fn https_speaks_both_protocols_and_tells_plain_http_where_it_is() {
     let directory = tempdir().unwrap();
     let (cert, key) = certificate(directory.path());

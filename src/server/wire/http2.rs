@@ -297,6 +297,11 @@ impl<S: Transport> Patient<S> {
     }
 }
 
+/// What a connection hears for which there is no room: empty settings, and the end for the reason "calm down"
+/// (RFC 9113 §6.8, §7).
+pub(super) const TURNED_AWAY: &[u8] =
+    &[0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
+
 /// Requests under way on one connection.
 const STREAMS_MAX: u32 = 100;
 

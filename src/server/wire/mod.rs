@@ -39,6 +39,8 @@ pub(super) struct Wire {
     pub(super) limits: Arc<Limits>,
     /// Turns true when it is time to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    /// Connections that hold more than a task and a timer.
+    pub(super) roomy: Arc<Semaphore>,
     /// Requests of HTTP/2 under way, of all connections together.
     pub(super) streams: Arc<Semaphore>,
 }
@@ -72,7 +74,14 @@ impl Wire {
     pub(super) async fn serve<S: Transport>(&self, transport: S, peer: Peer) {
         let mut stream = Stream::new(transport, Some(self.stopping.clone()));
         match self.converse(&mut stream, peer).await {
-            Ok(Step::Http2) => http2::serve(self, stream, peer).await,
+            Ok(Step::Http2) => match self.roomy.try_acquire() {
+                Ok(_room) => http2::serve(self, stream, peer).await,
+                Err(_) => {
+                    if stream.write(http2::TURNED_AWAY, &[], TURN_AWAY).await.is_ok() {
+                        stream.close().await;
+                    }
+                }
+            },
             Ok(Step::Refuse(refusal)) => {
                 if stream.write(&refusal.render(), &[], self.limits.write_timeout).await.is_ok() {
                     stream.close().await;
