@@ -223,7 +223,7 @@ impl<B: Body, E> Reading<'_, B, E> {
             if !is_data {
                 return Err("trailers");
             }
-            if self.bytes > self.call.rules.body_bytes_max {
+            if self.bytes > self.call.rules.body_bytes_max || self.read.len() > PIECES_MAX {
                 return Err("size");
             }
             ask.take_room(piece_bytes as u64).map_err(|_| "busy")?;
@@ -300,6 +300,9 @@ impl<B: Body, E> fmt::Debug for Call<B, E> {
         f.debug_struct("Call").field("name", &self.rules.name).finish_non_exhaustive()
     }
 }
+
+/// A body in more pieces than this is not kept: each costs memory beside its bytes.
+const PIECES_MAX: usize = 4096;
 
 /// Nothing for anybody: the caller has the response.
 fn not_stored() -> Load {

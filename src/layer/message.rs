@@ -108,6 +108,21 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_cut_off_or_turned_over_panics_nothing() {
+        let response = http::Response::builder().header("x-a", "1").header("etag", "\"e\"").body(()).unwrap();
+        let body = Bytes::from_static(b"body");
+        let message = write(&response.into_parts().0, [&body].into_iter(), body.len());
+        for at in 0..message.len() {
+            let _ = read(Bytes::copy_from_slice(&message[..at]));
+            for bit in 0..8 {
+                let mut turned = message.clone();
+                turned[at] ^= 1 << bit;
+                let _ = read(turned.into());
+            }
+        }
+    }
+
+    #[test]
     fn what_is_no_message_of_ours_is_refused_and_nothing_panics() {
         let message = write(&http::Response::new(()).into_parts().0, std::iter::empty(), 0);
         assert!(read(message.into()).is_some());

@@ -56,7 +56,9 @@ use rules::Rules;
 /// gets a weak one.
 ///
 /// Whoever leaves does not end the call that others wait for: it goes on, beside its caller, for as long as the policy's
-/// `timeout` and `attempts` allow, and its response is kept. A caller waits for the service for as long as it likes.
+/// `timeout` and `attempts` allow, and its response is kept. What takes longer reaches its caller all the same, but is not
+/// kept: give the namespace a [`Policy::timeout`](crate::Policy::timeout) above what the slowest response may take. At most
+/// [`CacheBuilder::loads_max`](crate::CacheBuilder::loads_max) calls of different keys are under way through one cache.
 /// Readiness of the service is waited for only where it is called.
 ///
 /// ```

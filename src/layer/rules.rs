@@ -11,9 +11,10 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, StatusCode, request, response};
 
 use crate::clock::Timestamp;
-use crate::engine::Policy;
+use crate::engine::{Policy, TAGS_MAX};
 use crate::key::{Key, Namespace};
 
+use super::Tags;
 use super::directives::{Directives, members};
 use super::target::{escape, target};
 
@@ -135,6 +136,8 @@ impl Rules {
             (!self.covers(headers), "vary"),
             (headers.contains_key(header::CONTENT_RANGE), "range"),
             (is_endless(headers), "stream"),
+            (head_bytes(headers) > HEAD_BYTES_MAX, "size"),
+            (response.extensions.get::<Tags>().is_some_and(|tags| tags.0.len() > TAGS_MAX), "tags"),
         ];
         if let Some((_, reason)) = refused.iter().find(|(applies, _)| *applies) {
             return Err(reason);
@@ -226,6 +229,13 @@ fn is_endless(headers: &HeaderMap) -> bool {
         media_type.get(..endless.len()).is_some_and(|start| start.eq_ignore_ascii_case(endless))
     })
 }
+
+fn head_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// The largest head that is kept, in bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 
 const ENDLESS: &[&str] = &["text/event-stream", "multipart/x-mixed-replace", "application/grpc"];
 

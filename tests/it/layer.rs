@@ -524,6 +524,38 @@ fn bodies_past_the_bound_stream_through_whole_and_are_not_kept() {
 }
 
 #[test]
+fn heads_pieces_and_tags_have_their_bounds_too() {
+    run(async {
+        let cache = cache();
+        let pieces = |count: usize| frames((0..count).map(|_| Ok(Frame::data("x".into()))).collect());
+        let tags =
+            |count: usize| Tags((0..count).map(|tag| Tag::parse(format!("t{tag}")).unwrap()).collect());
+        let site = Site::new(move |request, _| {
+            let within = request.uri().query().is_none();
+            let mut response = Response::new(full("x"));
+            match request.uri().path() {
+                "/head" => {
+                    let value = "x".repeat(if within { 60_000 } else { 70_000 });
+                    response.headers_mut().insert("x-long", value.parse().unwrap());
+                }
+                "/pieces" => response = Response::new(pieces(if within { 4096 } else { 4097 })),
+                _ => drop(response.extensions_mut().insert(tags(if within { 64 } else { 65 }))),
+            }
+            Ok(response)
+        });
+        for (path, detail) in [("/head", "size"), ("/pieces", "size"), ("/tags", "tags")] {
+            assert_eq!(
+                asked_twice(&site, &pages(&cache), || bare(get(path))).await.cache_status.get(..9),
+                Some("hifz; hit")
+            );
+            let beyond = format!("{path}?beyond");
+            let second = asked_twice(&site, &pages(&cache), || bare(get(&beyond))).await;
+            assert_eq!(second.cache_status, format!("hifz; fwd=bypass; detail={detail}"), "{path}");
+        }
+    });
+}
+
+#[test]
 fn a_body_that_breaks_off_or_has_trailers_reaches_its_client_as_it_is_and_is_not_kept() {
     run(async {
         let (cache, site) = (
