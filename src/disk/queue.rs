@@ -75,6 +75,9 @@ pub(crate) struct Queue {
 impl Queue {
     pub(crate) fn push(&mut self, fingerprint: u128, op: Op, bytes_max: u64) -> Queued {
         let (bytes, is_put) = (op.bytes(), matches!(op, Op::Put(_)));
+        if self.writing.get(&fingerprint).is_some_and(|newer| newer.sequence() > op.sequence()) {
+            return Queued::Older;
+        }
         match self.pending.entry(fingerprint) {
             Slot::Occupied(old) if old.get().sequence() > op.sequence() => Queued::Older,
             Slot::Occupied(mut old) => {
@@ -193,6 +196,17 @@ mod tests {
         assert_eq!(queue.push(1, put(1, 6), 1000), Queued::Older);
         assert!(matches!(queue.find(1), Some(Op::Remove(7))));
         assert_eq!(queue.bytes(), REMOVE_BYTES);
+    }
+
+    #[test]
+    fn an_older_operation_does_not_come_before_a_newer_one_that_is_being_written() {
+        let mut queue = Queue::default();
+        queue.push(1, put(1, 6), 1000);
+        queue.take();
+        assert_eq!(queue.push(1, put(1, 5), 1000), Queued::Older);
+        assert_eq!(queue.find(1).map(Op::sequence), Some(6));
+        assert_eq!(queue.push(1, put(1, 6), 1000), Queued::Waits, "the same one with another deadline");
+        assert_eq!(queue.push(1, Op::Remove(7), 1000), Queued::Waits);
     }
 
     #[test]

@@ -233,9 +233,13 @@ pub(super) fn touch(state: &State, key: KeyRef<'_>, terms: &Terms<'_>) -> Result
         if state.memory.exchange(&entry, moved.clone(), then) != Insertion::Outdated {
             return settle_touch(state, &entry, &moved);
         }
-        if state.memory.peek(key).is_none() {
-            // It is only on disk, which refuses what has been deleted meanwhile.
+        let turn = state.turn(key);
+        // It is only on disk, which refuses what has been deleted meanwhile; and nobody writes it in this turn, so what
+        // is still found there is what is moved, and nothing newer that was evicted in between.
+        let is_it = |found: &Entry| found.sequence() == entry.sequence();
+        if state.memory.peek(key).is_none() && read::peek(state, key).is_some_and(|found| is_it(&found)) {
             then();
+            drop(turn);
             return settle_touch(state, &entry, &moved);
         }
     }
