@@ -64,7 +64,7 @@ pub use cached::{Cached, Repository};
 #[cfg(feature = "content")]
 pub use content::keys;
 pub use datadir::{DataDir, Run};
-pub use disk::{DiskState, DiskStatus};
+pub use disk::{DiskState, DiskStatus, DiskVerified, PagesVerified};
 pub use engine::{
     Answer, Breaker, Cache, CacheBuilder, Durability, Event, Explanation, Filter, Happened, InNamespace,
     Latencies, ListCursor, Listed, Listing, MissReason, NamespaceStats, Operation, Outcome, Policy, Selector,

@@ -87,6 +87,20 @@ impl Database {
         })
     }
 
+    /// Checks every page of `file`, which nothing may have open; what is wrong with it, if anything is.
+    pub(super) fn verify_pages(file: &Path) -> Result<Option<String>> {
+        let mut database = open_file(file)?;
+        let checked = catch_unwind(AssertUnwindSafe(|| database.check_integrity()));
+        Ok(match checked {
+            Ok(Ok(true)) => None,
+            Ok(Ok(false)) => Some(
+                "pages did not match their checksums; it was put back to its last whole state".to_owned(),
+            ),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("a page of it cannot be read".to_owned()),
+        })
+    }
+
     fn note_identity(&self) -> Result<()> {
         let found = std::fs::metadata(&self.file)
             .map_err(|error| failed(&self.file, "cannot be looked at", error))?;

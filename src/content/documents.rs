@@ -313,11 +313,13 @@ fn texts_row(number: SurahNumber, translation: &TranslationId) -> String {
     format!("texts/{:03}/{translation}", number.get())
 }
 
-fn reciter_row(id: &ReciterId) -> String {
+/// The row of a reciter.
+pub(super) fn reciter_row(id: &ReciterId) -> String {
     format!("{RECITER}{id}")
 }
 
-fn translation_row(id: &TranslationId) -> String {
+/// The row of a translation.
+pub(super) fn translation_row(id: &TranslationId) -> String {
     format!("{TRANSLATION}{id}")
 }
 

@@ -19,6 +19,7 @@ mod model;
 mod outbox;
 mod parse;
 mod render;
+mod repair;
 mod seed;
 mod shelves;
 
@@ -49,6 +50,7 @@ pub use model::{
     Translation, TranslationFacts, TranslationList,
 };
 pub use outbox::{Change, Target};
+pub use repair::Repaired;
 
 /// The content store; a clone is the same store.
 #[derive(Clone)]

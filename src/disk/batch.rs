@@ -47,15 +47,22 @@ impl<'p> Plan<'p> {
     /// Groups that go, and those whose living are written anew.
     pub(crate) fn tidy(&mut self, tidying: &Tidying) -> Result<(), Fault> {
         for id in &tidying.moved {
-            self.move_group(*id)?;
+            self.move_group(*id, 0)?;
         }
-        self.close_group();
         for id in &tidying.evicted {
+            // What is in use is written anew, unless that is most of it: then the oldest must go after all.
+            let (hot, all) = self.shared.catalog.read().hot_share(*id, HEAT_IN_USE);
+            if hot > 0 && hot <= all / 2 {
+                self.evicted += all - hot;
+                self.move_group(*id, HEAT_IN_USE)?;
+                continue;
+            }
             let mut described = self.bulk.describe(std::slice::from_ref(id))?;
             let Some((directory, ..)) = described.pop() else { continue };
             self.evicted += self.shared.catalog.read().group(*id).map_or(0, |group| u64::from(group.live));
             self.lines_gone.push((*id, directory.lines));
         }
+        self.close_group();
         for id in tidying.empty.iter().chain(&tidying.moved).chain(&tidying.evicted) {
             let catalog = self.shared.catalog.read();
             let Some(group) = catalog.group(*id) else { continue };
@@ -66,7 +73,8 @@ impl<'p> Plan<'p> {
         Ok(())
     }
 
-    fn move_group(&mut self, id: u64) -> Result<(), Fault> {
+    /// Writes anew what is alive and at least so hot; the rest of the group is dead from now on.
+    fn move_group(&mut self, id: u64, least_heat: u8) -> Result<(), Fault> {
         let mut described = self.bulk.describe(std::slice::from_ref(&id))?;
         let Some((directory, ..)) = described.pop() else { return Ok(()) };
         let (shared, bulk) = (self.shared, self.bulk);
@@ -78,9 +86,13 @@ impl<'p> Plan<'p> {
             .map(|(record, place)| (record, place, catalog.group(id).map_or(0, |group| group.heat(record))))
             .collect();
         drop(catalog);
+        let (alive, cold): (Vec<_>, Vec<_>) = alive.into_iter().partition(|(_, _, heat)| *heat >= least_heat);
+        let fingerprint =
+            |record: u16| directory.lines.get(usize::from(record)).map_or(0, |line| line.fingerprint);
+        let mut dead: Vec<(u64, u32)> =
+            cold.into_iter().map(|(record, place, _)| (fingerprint(record), place)).collect();
         let mut at = 0;
         let wanted = alive.iter().map(|(record, ..)| *record);
-        let mut dead = Vec::new();
         let visit = &mut |record: u16, bytes: crate::Result<&[u8]>| {
             let (_, place, heat) = alive[at];
             at += 1;
@@ -197,10 +209,11 @@ impl<'p> Plan<'p> {
     }
 
     /// Adds the notes that must go with this batch and counts everything; false when there is nothing to write.
-    pub(crate) fn finish(&mut self, is_last: bool) -> bool {
+    /// With `is_thorough` those too that only say how recently records were used.
+    pub(crate) fn finish(&mut self, is_thorough: bool) -> bool {
         self.close_group();
         let catalog = self.shared.catalog.read();
-        let writes_all = is_last || !self.batch.removed.is_empty();
+        let writes_all = is_thorough || !self.batch.removed.is_empty();
         let is_gone = |id: u64| self.batch.removed.iter().any(|gone| gone.id == id);
         self.touched.sort_unstable();
         self.touched.dedup();
@@ -211,7 +224,9 @@ impl<'p> Plan<'p> {
                 inventory ^= group.inventory();
                 groups -= 1;
                 records -= u64::from(group.records());
-            } else if group.is_dirty && (writes_all || self.touched.binary_search(&group.id).is_ok()) {
+            } else if (group.is_dirty && (writes_all || self.touched.binary_search(&group.id).is_ok()))
+                || (group.is_worn() && is_thorough)
+            {
                 let notes = group.notes().encode(group.id);
                 inventory ^= group.inventory() ^ inventory_of(group.id, group.directory_sum, sum_of(&notes));
                 self.batch.notes.push((group.id, notes));
@@ -232,8 +247,7 @@ impl<'p> Plan<'p> {
         let shared = self.shared;
         for (id, notes) in &self.batch.notes {
             if let Some(group) = shared.catalog.write().group_mut(*id) {
-                group.is_dirty = false;
-                group.notes_sum = sum_of(notes);
+                group.noted(sum_of(notes));
             }
         }
         for added in &self.batch.added {
@@ -265,6 +279,9 @@ fn point_to(shared: &Shared, added: &Packed) {
         }
     }
 }
+
+/// Hotter than this is what was in memory when the tier was told last, or was read since.
+const HEAT_IN_USE: u8 = 128;
 
 /// What was just written was just used.
 const HEAT_NEW: u8 = 255;

@@ -5,7 +5,7 @@
 //! [`Look::Loading`] about the rest. It does not read files.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::index::Index;
 use super::pack::{self, Directory, Line, Notes, UNTIL_NEVER};
@@ -63,6 +63,8 @@ pub(crate) struct Group {
     pub(crate) half_due_ms: u64,
     /// The dead are more than its notes say.
     pub(crate) is_dirty: bool,
+    /// Its heats are not those that its notes say.
+    is_worn: AtomicBool,
     pub(crate) directory_sum: u64,
     /// 0 while it has no notes.
     pub(crate) notes_sum: u64,
@@ -147,9 +149,47 @@ impl Catalog {
     /// Counts a use of the record at `place`.
     pub(crate) fn touch(&self, place: u32, heat: u8) {
         let (slot, record) = split(place);
-        if let Some(own) = self.group_at(slot).and_then(|group| group.heats.get(usize::from(record))) {
-            own.store(heat, Ordering::Relaxed);
+        let Some(group) = self.group_at(slot) else { return };
+        if let Some(own) = group.heats.get(usize::from(record))
+            && own.swap(heat, Ordering::Relaxed) != heat
+        {
+            group.is_worn.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Everything was used less recently than it was.
+    pub(crate) fn cool(&self) {
+        for heat in self.groups().flat_map(|group| &group.heats) {
+            heat.store(heat.load(Ordering::Relaxed) / 2, Ordering::Relaxed);
+        }
+    }
+
+    /// How many of a group's living are at least so hot, and how many there are.
+    pub(crate) fn hot_share(&self, id: u64, least_heat: u8) -> (u64, u64) {
+        let Some(group) = self.group(id) else { return (0, 0) };
+        let alive = (0..low16(group.sizes.len())).filter(|record| !group.is_dead(*record));
+        let hot = alive.filter(|record| group.heat(*record) >= least_heat).count();
+        (hot as u64, u64::from(group.live))
+    }
+
+    /// Heats, falling, that cut what is alive into parts of about an eighth, three eighths and the rest of the bytes.
+    pub(crate) fn heat_cuts(&self) -> Vec<u8> {
+        let mut bytes = [0_u64; 256];
+        for group in self.groups() {
+            for record in (0..low16(group.sizes.len())).filter(|record| !group.is_dead(*record)) {
+                let size = group.sizes.get(usize::from(record)).map_or(0, |size| pack::size_of(*size));
+                bytes[usize::from(group.heat(record))] += size;
+            }
+        }
+        let (mut cuts, mut sum) = (Vec::new(), 0);
+        for heat in (0..=u8::MAX).rev() {
+            sum += bytes[usize::from(heat)];
+            let part = [self.sums.live_bytes / 8, self.sums.live_bytes / 2].get(cuts.len()).copied();
+            if heat == 0 || part.is_some_and(|part| sum > part) {
+                cuts.push(heat);
+            }
+        }
+        cuts
     }
 
     /// Adds an older group than any it has, as the file describes it: what it knows already shadows what is in it.
@@ -302,6 +342,7 @@ impl Group {
             sequence_max: lines.iter().map(|line| line.sequence).max().unwrap_or(0),
             half_due_ms: UNTIL_NEVER,
             is_dirty: false,
+            is_worn: AtomicBool::new(false),
             directory_sum: rows.directory_sum,
             notes_sum: rows.notes_sum,
         };
@@ -328,6 +369,18 @@ impl Group {
         let middle = deadlines.len().saturating_sub(1) / 2;
         self.half_due_ms =
             if deadlines.is_empty() { UNTIL_NEVER } else { *deadlines.select_nth_unstable(middle).1 };
+    }
+
+    /// Whether its notes should be written for the heats' sake.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.is_worn.load(Ordering::Relaxed)
+    }
+
+    /// Its notes stand in the file as this sum says.
+    pub(crate) fn noted(&mut self, notes_sum: u64) {
+        self.is_dirty = false;
+        self.is_worn.store(false, Ordering::Relaxed);
+        self.notes_sum = notes_sum;
     }
 
     pub(crate) fn notes(&self) -> Notes {

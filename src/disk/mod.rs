@@ -79,6 +79,7 @@ mod scribe;
 mod state;
 mod tidy;
 mod truth;
+mod verify;
 mod words;
 mod writer;
 
@@ -90,6 +91,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 
+use self::catalog::Look;
 pub(crate) use self::marks::Floor;
 pub(crate) use self::page::place;
 use self::queue::{Op, Queue, Queued};
@@ -97,6 +99,8 @@ use self::record::fingerprint;
 use self::scribe::Ask;
 use self::state::Shared;
 use self::truth::Change;
+pub(crate) use self::verify::verify_pages;
+pub use self::verify::{DiskVerified, PagesVerified};
 pub(crate) use self::words::{DiskOptions, Truth};
 pub use self::words::{DiskState, DiskStatus, Durability};
 use crate::clock::Clock;
@@ -294,6 +298,19 @@ impl Disk {
         flushed
     }
 
+    /// Everything was used less recently than it was: before [`Disk::note_use`] says of what is in use how recently.
+    pub(crate) fn cool(&self) {
+        self.shared.catalog.read().cool();
+    }
+
+    /// Notes how recently the entry of `key` was used, from 255 for the last on down.
+    pub(crate) fn note_use(&self, key: KeyRef<'_>, heat: u8) {
+        let catalog = self.shared.catalog.read();
+        if let Look::Here(found) = catalog.look(state::half(fingerprint(key))) {
+            catalog.touch(found.place, heat);
+        }
+    }
+
     /// What it holds in memory that grows with what it stores, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.shared.catalog.read().bytes() + self.shared.queue.lock().bytes()
@@ -361,6 +378,8 @@ impl Drop for Disk {
 
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod faults;
 #[cfg(test)]
 mod tape;
 #[cfg(test)]

@@ -73,7 +73,7 @@ impl Disk {
             drop(groups);
             let Some(id) = next.filter(|_| looked_at < records_max) else { return };
             walked = Some(id);
-            let alive = shared.alive_in(id);
+            let alive = shared.alive_in(id, &super::read::ANY_HEAT);
             looked_at += alive.len().max(1);
             alive.iter().filter(|entry| !self.is_waiting(entry)).for_each(&mut show);
         }

@@ -1,6 +1,6 @@
 //! Reading: one key at any time, and everything at the start.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 
 use super::Disk;
@@ -36,13 +36,22 @@ impl Disk {
     pub(crate) fn recover(&self, visit: &mut dyn FnMut(Entry) -> ControlFlow<()>) {
         let shared = &self.shared;
         shared.wait_loaded();
-        let mut ids: Vec<u64> = shared.catalog.read().groups().map(|group| group.id).collect();
-        while let Some(id) = ids.pop() {
+        let catalog = shared.catalog.read();
+        let ids: Vec<u64> = catalog.groups().map(|group| group.id).collect();
+        let mut above = u16::from(u8::MAX) + 1;
+        let parts: Vec<_> = catalog
+            .heat_cuts()
+            .into_iter()
+            .map(|cut| u16::from(cut)..std::mem::replace(&mut above, u16::from(cut)))
+            .collect();
+        drop(catalog);
+        // In a few parts by use; within a part as it was written, so that most of the reading is in order.
+        for (heats, id) in parts.iter().flat_map(|heats| ids.iter().rev().map(move |id| (heats, *id))) {
             let mut is_over = false;
-            for entry in shared.alive_in(id).into_iter().rev() {
+            for entry in shared.alive_in(id, heats).into_iter().rev() {
                 is_over |= shared.is_closed.load(Ordering::Relaxed);
                 let is_alive = entry.sequence() < self.first_sequence
-                    && entry.is_fresh(shared.clock.now())
+                    && shared.is_kept(&entry)
                     && !shared.marks.read().is_dead(&entry);
                 if is_over || (is_alive && visit(entry).is_break()) {
                     return;
@@ -68,7 +77,7 @@ impl Shared {
                 }
                 Ok(Some(Err(error))) => {
                     self.note_broken(&error);
-                    self.remove(fingerprint, u64::MAX);
+                    self.remove(fingerprint, found.sequence_max.saturating_add(1));
                     return None;
                 }
                 // Its group was written anew meanwhile.
@@ -82,12 +91,18 @@ impl Shared {
         None
     }
 
-    /// The entries of a group that are alive.
-    pub(super) fn alive_in(&self, id: u64) -> Vec<Entry> {
+    /// The entries of a group that are alive and as hot as this.
+    pub(super) fn alive_in(&self, id: u64, heats: &Range<u16>) -> Vec<Entry> {
         let catalog = self.catalog.read();
-        let Some(starts) = catalog.group(id).map(|group| group.starts.clone()) else { return Vec::new() };
-        let alive = catalog.live_places(id);
+        let Some(group) = catalog.group(id) else { return Vec::new() };
+        let starts = group.starts.clone();
+        let is_wanted = |record: &u16| heats.contains(&u16::from(group.heat(*record)));
+        let alive: Vec<u16> =
+            catalog.live_places(id).into_iter().map(|(record, _)| record).filter(is_wanted).collect();
         drop(catalog);
+        if alive.is_empty() {
+            return Vec::new();
+        }
         let mut entries = Vec::with_capacity(alive.len());
         let visit = &mut |_, bytes: crate::Result<&[u8]>| match bytes.and_then(record::decode) {
             Ok(entry) => entries.push(entry),
@@ -96,7 +111,7 @@ impl Shared {
         };
         let slot = self.bulk.read();
         let Some(bulk) = slot.as_ref() else { return Vec::new() };
-        let read = bulk.read_group(id, &starts, alive.iter().map(|(record, _)| *record), visit);
+        let read = bulk.read_group(id, &starts, alive.into_iter(), visit);
         drop(slot);
         if let Err(fault) = read {
             self.report(fault);
@@ -110,6 +125,9 @@ impl Shared {
         now.as_millis() < self.until_ms(entry) && entry.stored_at() <= now
     }
 }
+
+/// Every heat there is.
+pub(super) const ANY_HEAT: Range<u16> = 0..256;
 
 /// A record that is moved while it is looked for is looked for again, so often.
 const LOOKS_MAX: usize = 4;

@@ -164,31 +164,38 @@ impl Scribe {
     }
 
     fn try_renew(&mut self, store: u64) -> std::result::Result<(), Fault> {
-        let path = self.shared.dir.cache_truth_file();
-        let file = match self.file.take() {
-            Some(file) => file,
-            None => match TruthFile::open(&path, &self.shared.limits.small()) {
-                Ok((file, stored)) => {
-                    self.epoch = self.epoch.max(stored.epoch);
-                    file
-                }
-                Err(Fault::Damaged(reason)) => {
-                    tracing::warn!(reason, "cache-truth.redb is set aside");
-                    let failed = |error: Error| Fault::Failed(error.chain());
-                    self.shared
-                        .dir
-                        .quarantine(std::slice::from_ref(&path), self.shared.options.bytes_max)
-                        .map_err(failed)?;
-                    TruthFile::open(&path, &self.shared.limits.small())?.0
-                }
-                Err(fault) => return Err(fault),
-            },
-        };
         let floors = self.shared.marks.read().floors();
-        file.replace(&Stored { epoch: self.epoch, store, settled: 0, floors, graves: Vec::new() })?;
+        let stored = |epoch| Stored { epoch, store, settled: 0, floors: floors.clone(), graves: Vec::new() };
+        let renewed = self.take_or_open().and_then(|file| {
+            file.replace(&stored(self.epoch))?;
+            Ok(file)
+        });
+        let file = match renewed {
+            Err(Fault::Damaged(reason)) => {
+                tracing::warn!(reason, "cache-truth.redb is set aside");
+                let (dir, path) = (&self.shared.dir, self.shared.dir.cache_truth_file());
+                dir.quarantine(std::slice::from_ref(&path), self.shared.options.bytes_max)
+                    .map_err(|error| Fault::Failed(error.chain()))?;
+                let file = TruthFile::open(&path, &self.shared.limits.small())?.0;
+                file.replace(&stored(self.epoch))?;
+                file
+            }
+            renewed => renewed?,
+        };
         self.store = store;
         self.file = Some(file);
         Ok(())
+    }
+
+    /// The file in use, or that of the last fault opened again.
+    fn take_or_open(&mut self) -> std::result::Result<TruthFile, Fault> {
+        if let Some(file) = self.file.take() {
+            return Ok(file);
+        }
+        let path = self.shared.dir.cache_truth_file();
+        let (file, stored) = TruthFile::open(&path, &self.shared.limits.small())?;
+        self.epoch = self.epoch.max(stored.epoch);
+        Ok(file)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cache-truth.redb`: what is dead, durably, and which bulk may be believed.
 //!
-//! Tables: `meta` (`format`, `epoch`, `store`, `settled`), `floors` (`*`, `n:NAMESPACE`, `t:TAG` → sequence), `graves`
+//! Tables: `meta` (`format`, `epoch`, `store`, `settled`, `checksum` of epoch and store, `digest` over all rows), `floors` (`*`, `n:NAMESPACE`, `t:TAG` → sequence), `graves`
 //! (fingerprint → sequence). A change is one fsynced transaction, so a crash at any point leaves the file as it was
 //! before or after it. `epoch` counts opens and is raised before anything else, so no sequence is ever given twice.
 //! `store` names the one bulk that belongs to this truth; `settled` is the batch of that bulk by which the graves that
@@ -8,6 +8,7 @@
 //!
 //! It does not know threads, or what is in the bulk.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use redb::{ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
@@ -21,6 +22,9 @@ use crate::pattern::Pattern;
 #[derive(Debug)]
 pub(crate) struct TruthFile {
     file: Opened,
+    /// The exclusive or of a sum over all floors and graves: a row that a damaged page changes, hides or doubles is
+    /// noticed at the next open.
+    digest: Cell<u64>,
 }
 
 /// Everything the file says.
@@ -44,14 +48,16 @@ impl TruthFile {
     /// Opens the file, or makes an empty one; what an empty one says is nothing, in every field.
     pub(crate) fn open(path: &Path, limits: &Limits) -> Result<(Self, Stored), Fault> {
         let is_new = std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0);
-        let truth = Self { file: backend::open(path, limits)? };
+        let truth = Self { file: backend::open(path, limits)?, digest: Cell::new(0) };
         let stored = if is_new { Stored::default() } else { fenced(|| truth.read())? };
+        truth.digest.set(digest_of(&stored));
         Ok((truth, stored))
     }
 
     /// Writes everything anew.
     pub(crate) fn replace(&self, stored: &Stored) -> Result<(), Fault> {
-        self.write(|write| {
+        let digest = digest_of(stored);
+        self.write(digest, |write| {
             write.delete_table(META).map_err(redb::Error::from)?;
             write.delete_table(FLOORS).map_err(redb::Error::from)?;
             write.delete_table(GRAVES).map_err(redb::Error::from)?;
@@ -70,7 +76,7 @@ impl TruthFile {
 
     /// Writes only the numbers, when a file that is trusted is opened for another run.
     pub(crate) fn begin_epoch(&self, stored: &Stored) -> Result<(), Fault> {
-        self.write(|write| put_meta(write, stored))
+        self.write(self.digest.get(), |write| put_meta(write, stored))
     }
 
     /// Adds deaths, and fills in graves that are settled as of batch `settled`.
@@ -80,24 +86,37 @@ impl TruthFile {
         filled: &[(u128, u64)],
         settled: Option<u64>,
     ) -> Result<(), Fault> {
-        self.write(|write| {
+        let digest = Cell::new(self.digest.get());
+        self.write_then(&digest, |write| {
             let mut floors = write.open_table(FLOORS).map_err(redb::Error::from)?;
             let mut graves = write.open_table(GRAVES).map_err(redb::Error::from)?;
             for (fingerprint, sequence) in filled {
                 let old = graves.get(*fingerprint).map_err(redb::Error::from)?.map(|old| old.value());
-                if old.is_some_and(|old| old <= *sequence) {
+                if let Some(old) = old.filter(|old| *old <= *sequence) {
+                    toggle(&digest, &fingerprint.to_le_bytes(), old);
                     graves.remove(*fingerprint).map_err(redb::Error::from)?;
                 }
             }
             for change in changes {
                 match change {
-                    Change::Grave(fingerprint, sequence) => raise(&mut graves, *fingerprint, *sequence)?,
+                    Change::Grave(fingerprint, sequence) => {
+                        let old = raise(&mut graves, *fingerprint, *sequence)?;
+                        note_raise(&digest, &fingerprint.to_le_bytes(), old, *sequence);
+                    }
                     Change::Floor(floor, sequence) => {
                         if *floor == Floor::All {
                             // The others that are below it say nothing any more.
-                            floors.retain(|_, other| other > *sequence).map_err(redb::Error::from)?;
+                            let keeps = |name: &str, other: u64| {
+                                if other <= *sequence {
+                                    toggle(&digest, name.as_bytes(), other);
+                                }
+                                other > *sequence
+                            };
+                            floors.retain(keeps).map_err(redb::Error::from)?;
                         }
-                        raise(&mut floors, floor_name(floor).as_str(), *sequence)?;
+                        let name = floor_name(floor);
+                        let old = raise(&mut floors, name.as_str(), *sequence)?;
+                        note_raise(&digest, name.as_bytes(), old, *sequence);
                     }
                 }
             }
@@ -109,13 +128,32 @@ impl TruthFile {
         })
     }
 
-    fn write(&self, act: impl FnOnce(&WriteTransaction) -> Result<(), Fault>) -> Result<(), Fault> {
+    /// Writes what leaves the rows with this digest.
+    fn write(
+        &self,
+        digest: u64,
+        act: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.write_then(&Cell::new(digest), act)
+    }
+
+    /// As [`TruthFile::write`], with a digest that is known once the rows are written.
+    fn write_then(
+        &self,
+        digest: &Cell<u64>,
+        act: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         self.file.check_in_place()?;
         fenced(|| {
             let write = self.file.db.begin_write().map_err(redb::Error::from)?;
             act(&write)?;
+            let mut meta = write.open_table(META).map_err(redb::Error::from)?;
+            meta.insert("digest", digest.get()).map_err(redb::Error::from)?;
+            drop(meta);
             Ok(write.commit().map_err(redb::Error::from)?)
-        })
+        })?;
+        self.digest.set(digest.get());
+        Ok(())
     }
 
     fn read(&self) -> Result<Stored, Fault> {
@@ -150,6 +188,9 @@ impl TruthFile {
             let (fingerprint, sequence) = row.map_err(redb::Error::from)?;
             stored.graves.push((fingerprint.value(), sequence.value()));
         }
+        if digest_of(&stored) != number("digest")? {
+            return Err(Fault::Damaged("its rows are not the ones it should have".to_owned()));
+        }
         Ok(stored)
     }
 }
@@ -178,16 +219,44 @@ fn checksum(stored: &Stored) -> u64 {
     xxhash_rust::xxh3::xxh3_64(&bytes)
 }
 
+/// Raises a row where it is lower, and says how high it was.
 fn raise<K: redb::Key + 'static>(
     table: &mut Table<'_, K, u64>,
     key: K::SelfType<'_>,
     sequence: u64,
-) -> Result<(), Fault> {
+) -> Result<u64, Fault> {
     let old = table.get(&key).map_err(redb::Error::from)?.map_or(0, |old| old.value());
     if old < sequence {
         table.insert(key, sequence).map_err(redb::Error::from)?;
     }
-    Ok(())
+    Ok(old)
+}
+
+fn digest_of(stored: &Stored) -> u64 {
+    let digest = Cell::new(0);
+    for (floor, sequence) in &stored.floors {
+        toggle(&digest, floor_name(floor).as_bytes(), *sequence);
+    }
+    for (fingerprint, sequence) in &stored.graves {
+        toggle(&digest, &fingerprint.to_le_bytes(), *sequence);
+    }
+    digest.get()
+}
+
+/// A row was raised from `old`, 0 for none.
+fn note_raise(digest: &Cell<u64>, name: &[u8], old: u64, sequence: u64) {
+    if old < sequence {
+        if old > 0 {
+            toggle(digest, name, old);
+        }
+        toggle(digest, name, sequence);
+    }
+}
+
+/// Adds a row to the digest, or takes it out again.
+fn toggle(digest: &Cell<u64>, name: &[u8], sequence: u64) {
+    let row_sum = xxhash_rust::xxh3::xxh3_64_with_seed(name, sequence);
+    digest.set(digest.get() ^ row_sum);
 }
 
 fn floor_name(floor: &Floor) -> String {
@@ -213,4 +282,5 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FLOORS: TableDefinition<'_, &str, u64> = TableDefinition::new("floors");
 const GRAVES: TableDefinition<'_, u128, u64> = TableDefinition::new("graves");
 
-const FORMAT: u64 = 1;
+/// The first format had no digest.
+const FORMAT: u64 = 2;

@@ -30,6 +30,8 @@ pub(crate) struct Writer {
     meta: Option<Meta>,
     backoff: Duration,
     retry_at: Option<Instant>,
+    /// When the notes of all groups were looked at.
+    noted_at: Option<Instant>,
     /// How often in a row the file's own bound was in the way.
     squeezes: u32,
 }
@@ -45,7 +47,16 @@ enum Turn {
 impl Writer {
     /// `found` is what a bulk that was opened already says about itself.
     pub(crate) fn new(shared: Arc<Shared>, scribe: Sender<Ask>, store: u64) -> Self {
-        Self { shared, scribe, store, meta: None, backoff: BACKOFF_MIN, retry_at: None, squeezes: 0 }
+        Self {
+            shared,
+            scribe,
+            store,
+            meta: None,
+            backoff: BACKOFF_MIN,
+            retry_at: None,
+            noted_at: None,
+            squeezes: 0,
+        }
     }
 
     pub(crate) fn run(mut self, found: Option<Meta>) {
@@ -162,7 +173,12 @@ impl Writer {
             }
         }
         shared.counts.expired.fetch_add(plan.expired, Ordering::Relaxed);
-        if plan.finish(turn == Turn::Close) {
+        let is_thorough = turn == Turn::Close
+            || (turn == Turn::Tidy && self.noted_at.is_none_or(|at| at.elapsed() > NOTES_INTERVAL));
+        if is_thorough {
+            self.noted_at = Some(monotonic_now());
+        }
+        if plan.finish(is_thorough) {
             bulk.commit(&plan.batch, &plan.meta)?;
             shared.counts.evicted.fetch_add(plan.evicted, Ordering::Relaxed);
             self.meta = Some(plan.settle());
@@ -342,6 +358,9 @@ const RECORD_INDEX_BYTES: u64 = 14;
 
 /// One transaction holds about so much of what waits.
 const CHUNK_BYTES_MAX: u64 = 4 << 20;
+
+/// How often the notes are brought up to date for the sake of how recently records were used.
+const NOTES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often it looks for what has expired or is not worth its space, while nobody writes.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);

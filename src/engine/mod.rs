@@ -20,6 +20,7 @@ mod namespace;
 mod owed;
 mod policy;
 mod read;
+mod recency;
 mod recovery;
 mod remembered;
 mod retry;
@@ -31,6 +32,7 @@ mod timer;
 mod ttl;
 #[cfg(feature = "typed")]
 mod typed;
+mod verify;
 mod warm;
 mod write;
 
@@ -656,6 +658,7 @@ impl Shared {
         }
         self.recovery.stop();
         self.sweeper.stop();
+        recency::tell(&self.state);
         self.state.loads.close();
         self.state.timer.close();
         self.state.disk.as_ref().map_or(Ok(()), crate::disk::Disk::close)

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::memory::Insertion;
+use crate::memory::{Insertion, Past};
 
 use super::state::State;
 
@@ -105,13 +105,15 @@ fn run(state: &State) {
     let Some(disk) = &state.disk else { return };
     let started = crate::clock::monotonic_now();
     let (mut loaded, mut is_all) = (0_u64, true);
+    let mut past = Past::new(PAST_ENTRIES);
     disk.recover(&mut |entry| {
         if state.recovering.ended.load(Ordering::Acquire) || !has_room(state, &entry) {
             is_all = false;
             return ControlFlow::Break(());
         }
         if state.is_live_record(&entry) {
-            let insertion = state.memory.restore(entry.clone(), || state.recovering.may_keep(&entry));
+            let may_keep = || state.recovering.may_keep(&entry);
+            let insertion = state.memory.restore_past(&entry, &mut past, may_keep);
             loaded += u64::from(insertion == Insertion::Inserted);
             is_all &= insertion != Insertion::Bypassed;
         }
@@ -127,6 +129,9 @@ fn has_room(state: &State, entry: &Entry) -> bool {
     let free = usage.limit_bytes.saturating_sub(usage.withheld_bytes + usage.all.bytes);
     entry.weight() as u64 <= free && state.entries_max.is_none_or(|most| usage.all.entries < most)
 }
+
+/// So many come back in the order of their last use; what comes after them is equally old.
+const PAST_ENTRIES: u64 = 1 << 24;
 
 /// Beyond this many deletions the rest of the loading is left to misses.
 const DELETED_MAX: usize = 100_000;

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::clock::monotonic_now;
 use crate::disk::DiskState;
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::memory::{Cause, Cursor, Verdict};
 
 use super::events::Event;
+use super::recency;
 use super::state::State;
 
 /// The handle on the thread `hifz-sweeper`.
@@ -93,7 +95,7 @@ impl Signal {
 }
 
 fn run(state: &Weak<State>, signal: &Signal) {
-    let mut floor_swept = 0;
+    let (mut floor_swept, mut uses_told_at) = (0, monotonic_now());
     while signal.wait() {
         let Some(state) = state.upgrade() else { return };
         state.clock.observe_wall();
@@ -111,6 +113,10 @@ fn run(state: &Weak<State>, signal: &Signal) {
         state.memory.look_at_resident();
         // The rest at the next tick: gathering must not hold up the sweep.
         state.memory.gather();
+        if uses_told_at.elapsed() > USES_INTERVAL {
+            recency::tell(&state);
+            uses_told_at = monotonic_now();
+        }
         let raised = state.generations.latest();
         if raised != floor_swept {
             remove_dead(&state, raised);
@@ -145,6 +151,9 @@ fn remove_dead(state: &State, raised: u64) {
 
 /// How many entries one step looks at.
 const SCAN_STEPS: usize = 256;
+
+/// How often the disk tier is told what is in use.
+const USES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often it looks for what is due.
 const TICK: Duration = Duration::from_millis(250);

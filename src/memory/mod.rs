@@ -194,7 +194,27 @@ impl Memory {
 
     /// Shows entries to `visit` from `from` on, about `steps_max` of them, and removes those it says to.
     pub fn scan(&self, from: Cursor, steps_max: usize, visit: impl FnMut(&Entry) -> Verdict) -> Scanned {
-        self.0.scan(from, steps_max, visit)
+        let mut visit = visit;
+        self.0.scan(from, steps_max, |entry, _| visit(entry))
+    }
+
+    /// As [`Memory::scan`], with how many uses of anything ago each entry was used, and without removing.
+    pub fn scan_ages(&self, from: Cursor, steps_max: usize, mut visit: impl FnMut(&Entry, u64)) -> Scanned {
+        self.0.scan(from, steps_max, |entry, age| {
+            visit(entry, age);
+            Verdict::Keep
+        })
+    }
+
+    /// As [`Memory::restore`], but as if the entry had been used before everything that `past` was given to earlier: for
+    /// entries that come back the most recently used first.
+    pub fn restore_past(&self, entry: &Entry, past: &mut Past, admit: impl FnOnce() -> bool) -> Insertion {
+        let insertion = self.restore(entry.clone(), admit);
+        past.left = past.left.saturating_sub(1);
+        if insertion == Insertion::Inserted {
+            self.0.set_last_use(entry.key(), past.first + past.left);
+        }
+        insertion
     }
 
     /// Takes out everything, in steps; says how many entries.
@@ -202,7 +222,7 @@ impl Memory {
         let mut removed = 0;
         let mut next = Some(Cursor::default());
         while let Some(at) = next {
-            let scanned = self.0.scan(at, 1024, |_| Verdict::Remove(cause));
+            let scanned = self.0.scan(at, 1024, |_, _| Verdict::Remove(cause));
             removed += scanned.removed;
             next = scanned.next;
         }
@@ -286,6 +306,21 @@ impl Memory {
     #[must_use]
     pub fn removals_dropped(&self) -> u64 {
         self.0.events.dropped()
+    }
+}
+
+/// A stretch of the order of use that lies before everything used after its making.
+#[derive(Debug)]
+pub struct Past {
+    first: u64,
+    left: u64,
+}
+
+impl Past {
+    /// Room for about so many entries; those beyond count as equally old.
+    #[must_use]
+    pub fn new(entries: u64) -> Self {
+        Self { first: ticks::reserve(entries), left: entries }
     }
 }
 

@@ -6,8 +6,10 @@
 
 use super::events::Cause;
 use super::state::State;
-use super::table::HASHES;
+use super::table::{HASHES, Slot};
+use super::ticks;
 use crate::entry::Entry;
+use crate::key::KeyRef;
 
 /// Where a walk goes on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,7 +59,7 @@ impl State {
         &self,
         from: Cursor,
         steps_max: usize,
-        mut visit: impl FnMut(&Entry) -> Verdict,
+        mut visit: impl FnMut(&Entry, u64) -> Verdict,
     ) -> Scanned {
         let mut scanned = Scanned::default();
         let mut met = Vec::with_capacity(HOMES_PER_LOCK * 2);
@@ -73,13 +75,16 @@ impl State {
             #[expect(clippy::cast_possible_truncation, reason = "a small constant")]
             let span = inner.table.hashes_per_home().saturating_mul(HOMES_PER_LOCK as u32);
             let to = at.hash.saturating_add(span).min(HASHES);
-            met.extend(inner.table.walk(at.hash, to).filter_map(|(_, slot)| slot.entry().cloned()));
+            let now = ticks::now();
+            let age = |slot: &Slot| now.saturating_sub(inner.tick_of(slot.stamp()));
+            let walk = inner.table.walk(at.hash, to);
+            met.extend(walk.filter_map(|(_, slot)| Some((slot.entry()?.clone(), age(slot)))));
             drop(inner);
             at.hash = to;
             homes += HOMES_PER_LOCK;
-            for entry in met.drain(..) {
+            for (entry, age) in met.drain(..) {
                 scanned.met += 1;
-                if let Verdict::Remove(cause) = visit(&entry) {
+                if let Verdict::Remove(cause) = visit(&entry, age) {
                     // The same write may stand there as another copy, with another deadline.
                     let is_it = |stands: &Entry| stands.sequence() == entry.sequence();
                     let gone = self.remove_if(entry.key(), cause, is_it);
@@ -90,6 +95,18 @@ impl State {
         let is_end = at.shard as usize >= self.shards.len();
         scanned.next = (!is_end).then_some(at);
         scanned
+    }
+}
+
+impl State {
+    /// Notes that the last use of `key` lies as far back as `tick`.
+    pub(super) fn set_last_use(&self, key: KeyRef<'_>, tick: u64) {
+        let key = key.as_str().as_bytes();
+        let (shard, hash) = self.locate(key);
+        let inner = shard.0.read();
+        if let Some((_, slot)) = inner.table.find(hash, key) {
+            slot.set_stamp(inner.stamp_near(tick));
+        }
     }
 }
 

@@ -81,6 +81,11 @@ impl Slot {
         }
     }
 
+    /// Sets when it was used last, also to an earlier time.
+    pub(super) fn set_stamp(&self, stamp: u32) {
+        self.stamp.store(stamp, Ordering::Relaxed);
+    }
+
     fn hash(&self) -> u32 {
         self.id >> 8
     }

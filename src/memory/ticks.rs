@@ -25,6 +25,11 @@ pub(super) fn least_apart(is_strict: bool) -> u32 {
     if is_strict { 1 } else { NOTED_APART }
 }
 
+/// Passes over `ticks` of them, and says which is the first.
+pub(super) fn reserve(ticks: u64) -> u64 {
+    TICKS.0.fetch_add(ticks.next_multiple_of(BLOCK_TICKS), Ordering::Relaxed)
+}
+
 #[inline]
 fn next_of_block() -> u64 {
     BLOCK.with(|block| {

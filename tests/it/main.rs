@@ -15,7 +15,9 @@ mod content;
 mod entries;
 #[cfg(all(feature = "tower", feature = "typed"))]
 mod examples;
+mod fixtures;
 mod fresh;
+mod kills;
 #[cfg(feature = "tower")]
 mod layer;
 mod library;

@@ -35,7 +35,8 @@ pub(crate) fn command() -> Command {
             Show::Place,
         ))
         .subcommand(with_settings(token(), Show::Place))
-        .subcommand(with_settings(warm(), Show::Place));
+        .subcommand(with_settings(warm(), Show::Place))
+        .subcommand(with_settings(verify(), Show::Place));
     super::cache::commands()
         .into_iter()
         .fold(root, |root, command| root.subcommand(with_settings(command, Show::Place)))
@@ -109,6 +110,18 @@ fn warm() -> Command {
             .value_delimiter(',')
             .value_parser(KINDS.to_vec()),
     )
+}
+
+fn verify() -> Command {
+    Command::new("verify")
+        .about("Check every record and document; without a running server, every page as well")
+        .after_help("Exit codes: 0 all is sound or mended, 1 something is damaged, 2 refused.")
+        .arg(
+            Arg::new(REPAIR)
+                .long(REPAIR)
+                .action(ArgAction::SetTrue)
+                .help("Put built-in text in the place of damaged documents"),
+        )
 }
 
 /// How many settings help shows.
@@ -207,6 +220,9 @@ pub(crate) const USER: &str = "user";
 pub(crate) const TTL: &str = "ttl";
 /// The argument that names types of content.
 pub(crate) const ONLY: &str = "only";
+
+/// The flag of `verify` that mends.
+pub(crate) const REPAIR: &str = "repair";
 
 #[cfg(test)]
 mod tests {

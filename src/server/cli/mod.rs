@@ -9,6 +9,7 @@ mod output;
 mod target;
 mod token;
 mod transfer;
+mod verify;
 mod warm;
 
 use std::path::{Path, PathBuf};
@@ -73,6 +74,7 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
             let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
             token::token(&settings, text(args::USER), text(args::TTL), is_json)
         }
+        Some(("verify", matches)) => verify::verify(&settings, matches.get_flag(args::REPAIR), is_json),
         Some((name, matches)) => cache::act(name, matches, &settings, is_json)
             .unwrap_or_else(|| Err(Failure::Refused(format!("unknown command {name:?}")))),
     }

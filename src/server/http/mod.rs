@@ -25,6 +25,7 @@ mod rates;
 mod remote;
 mod reply;
 mod spelling;
+pub(in crate::server) mod verify;
 mod warm;
 
 use std::collections::HashSet;
@@ -156,6 +157,7 @@ fn admin_routes(site: &Site) -> Router<Site> {
         .route("/admin/v1/import", post(admin::import))
         .route_layer(from_fn_with_state(site.clone(), admin::own_content_only))
         .route("/admin/v1/export", get(admin::export))
+        .route("/admin/v1/verify", post(verify::verify))
         .route("/admin/v1/users/{id}", delete(admin::erase_user))
         .route("/admin/v1/warm", post(warm::warm))
         .merge(entries::routes())
