@@ -103,6 +103,7 @@ pub(crate) use self::verify::verify_pages;
 pub use self::verify::{DiskVerified, PagesVerified};
 pub(crate) use self::words::{DiskOptions, Truth};
 pub use self::words::{DiskState, DiskStatus, Durability};
+use self::writer::COMMIT_BYTES;
 use crate::clock::Clock;
 use crate::datadir::DataDir;
 use crate::entry::Entry;
@@ -151,14 +152,20 @@ impl Disk {
         let needs_mark = (may_be_on_disk || queue.is_writing(fingerprint)) && !queue.is_pending(fingerprint);
         let marked = if needs_mark { shared.log.lock().leave(fingerprint, entry.sequence()) } else { Ok(()) };
         let bytes_max = shared.options.queue_bytes_max;
+        let before_bytes = queue.pending_bytes();
         if queue.push(fingerprint, Op::Put(entry.clone()), bytes_max) == Queued::Full {
             queue.dropped += 1;
             if may_be_on_disk || queue.find(fingerprint).is_some() {
                 queue.push(fingerprint, Op::Remove(entry.sequence()), bytes_max);
             }
         }
+        // Only what changes its plans wakes the writer: a wake-up costs more than all the rest of a put.
+        let is_news =
+            before_bytes == 0 || (before_bytes < COMMIT_BYTES && queue.pending_bytes() >= COMMIT_BYTES);
         drop(queue);
-        shared.wake.notify_one();
+        if is_news {
+            shared.wake.notify_one();
+        }
         if let Err(error) = marked {
             // The older record could come back after a kill: better that none does.
             tracing::warn!(%error, "an overwrite could not be marked: the cache file is given up");

@@ -37,7 +37,7 @@ impl Op {
 }
 
 /// Operations by fingerprint.
-pub(crate) type Ops = HashMap<u128, Op>;
+pub(crate) type Ops = HashMap<u128, Op, foldhash::fast::RandomState>;
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -346,7 +346,7 @@ fn split_chunk(ops: Waiting<'_>, bytes_max: u64) -> (Waiting<'_>, u64, Waiting<'
 }
 
 /// A commit is worth its fsyncs from about here.
-const COMMIT_BYTES: u64 = 1 << 20;
+pub(crate) const COMMIT_BYTES: u64 = 1 << 20;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
