@@ -77,7 +77,7 @@ fn fill(directory: &Path, shape: Shape) {
     let body = vec![7_u8; 100_000];
     for number in 0..shape.entries {
         cache.set(key(number).as_str(), &body[..shape.value_bytes(number)]).unwrap();
-        if number % 1000 == 0 && cache.disk_status().unwrap().queued_bytes > 8 << 20 {
+        if number % 50 == 0 && cache.disk_status().unwrap().queued_bytes > 8 << 20 {
             cache.flush().unwrap();
         }
     }
