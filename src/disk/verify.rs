@@ -1,6 +1,6 @@
 //! Looking for damage: every record while the tier runs, every page while nothing runs.
 
-use super::backend::{self, Fault, Fuse, Limits, fenced};
+use super::backend::{self, Ceiling, Fault, Fuse, Limits, fenced};
 use super::state::{Shared, half};
 use super::{Disk, record};
 use crate::datadir::DataDir;
@@ -92,8 +92,11 @@ pub(crate) fn verify_pages(dir: &DataDir) -> Vec<PagesVerified> {
     let files = [dir.cache_file(), dir.cache_truth_file()];
     let there = files.into_iter().filter(|path| std::fs::metadata(path).is_ok_and(|found| found.len() > 0));
     let verify = |path: std::path::PathBuf| {
-        let limits =
-            Limits { file_bytes_max: u64::MAX, page_cache_bytes: PAGE_CACHE_BYTES, fuse: Fuse::none() };
+        let limits = Limits {
+            file_bytes_max: Ceiling::new(u64::MAX),
+            page_cache_bytes: PAGE_CACHE_BYTES,
+            fuse: Fuse::none(),
+        };
         let checked = backend::open(&path, &limits)
             .and_then(|mut file| fenced(|| Ok(file.db.check_integrity().map_err(redb::Error::from)?)));
         let damage = match checked {
