@@ -66,10 +66,10 @@ pub use content::keys;
 pub use datadir::{DataDir, Run};
 pub use disk::{DiskState, DiskStatus, DiskVerified, PagesVerified};
 pub use engine::{
-    Answer, Breaker, Cache, CacheBuilder, Durability, Event, Explanation, Filter, Happened, InNamespace,
-    Latencies, ListCursor, Listed, Listing, MissReason, NamespaceStats, Operation, Outcome, Policy, Selector,
-    SetOptions, SourceStatus, Stats, StoredCopy, Subscription, TAGS_MAX, Task, Ttl, WarmReport, Warmed,
-    Warmth,
+    Answer, Breaker, Cache, CacheBuilder, Cause, Durability, Event, Explanation, Filter, Happened,
+    InNamespace, Latencies, ListCursor, Listed, Listing, MissReason, NamespaceStats, OVERFLOW_NAME,
+    Operation, Outcome, Policy, Selector, SetOptions, SourceStatus, Stats, StoredCopy, Subscription,
+    TAGS_MAX, Task, Ttl, WarmReport, Warmed, Warmth,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, Parsed, TAG_BYTES_MAX, Tag};

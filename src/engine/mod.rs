@@ -44,7 +44,9 @@ use bytes::Bytes;
 
 /// What listeners are told of removals.
 #[cfg(feature = "server")]
-pub(crate) use crate::memory::{Cause, Removal};
+pub(crate) use crate::memory::Removal;
+/// Why entries leave memory, and the name that namespaces beyond the most are counted under.
+pub use crate::memory::{Cause, OVERFLOW_NAME};
 pub use builder::{CacheBuilder, Durability};
 pub use events::{Event, Subscription};
 pub use explain::{Explanation, StoredCopy};

@@ -236,7 +236,8 @@ impl Happened {
         self
     }
 
-    pub(super) fn add(&mut self, other: &Self) {
+    /// Adds what happened elsewhere.
+    pub fn add(&mut self, other: &Self) {
         self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
         self.removals.iter_mut().zip(other.removals).for_each(|(sum, count)| *sum += count);
     }

@@ -117,6 +117,11 @@ impl Reception {
         Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX), 0), ..self.clone() }
     }
 
+    /// One permit for each connection that may still come.
+    pub(super) fn seats(&self) -> Arc<Semaphore> {
+        self.seats.connections.clone()
+    }
+
     /// Serves `routes` on `bound` until it is time to stop, and then until what is under way is done.
     pub(super) async fn serve(self, bound: Bound, routes: Router, hits: Option<Hits>) {
         let mut stopping = self.stopping.clone();

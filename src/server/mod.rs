@@ -1,6 +1,7 @@
 //! The binary's inside: opens the parts, drains the outbox, listens, and closes in order.
 
 mod access;
+mod alerts;
 mod changes;
 mod cli;
 mod client;
@@ -14,9 +15,11 @@ mod listen;
 mod log;
 mod notify;
 mod peer;
+mod readiness;
 mod reload;
 mod schedule;
 mod tls;
+mod traffic;
 mod warm;
 pub(crate) mod wire;
 
@@ -27,7 +30,7 @@ use std::sync::Arc;
 use rand::Rng as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::clock::Clock;
 use crate::content::Store;
@@ -38,15 +41,17 @@ use crate::key::Namespace;
 use crate::source::Source;
 
 use access::{Access, Gate};
+use alerts::Alerts;
 pub use cli::main;
 use config::{ListenAddress, NamespaceSettings, Settings, SourceSettings};
 #[cfg(feature = "fuzzing")]
 pub(crate) use http::drive_batch;
-use http::{Coded, Hits, Rates, Site};
+use http::{Coded, Description, Hits, Rates, Site};
 use keyring::Keyring;
 use listen::{Bound, Reception};
 use log::Filter;
 use notify::Supervisor;
+use readiness::Readiness;
 use reload::{Reload, Reread};
 use tls::Tls;
 use warm::Warmer;
@@ -65,6 +70,7 @@ fn serve(settings: &Settings, reread: Reread) -> Result<()> {
     served
 }
 
+#[expect(clippy::too_many_lines, reason = "the order of a start and of a stop is read best in one place")]
 async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> {
     let mut signals = Signals::register()?;
     // A file-size limit is to be an error of the write, not the end of the process: a handler replaces the default.
@@ -85,7 +91,9 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     foreign::forget_if_changed(&cache, &directory, &*source)?;
     let source: Arc<dyn Source> = Arc::new(Coded::new(source, compressed_only.clone()));
     let warmer = Warmer::new(cache.clone(), source.clone(), directory.clone());
+    listen::take_descriptors(&limits);
     let (stop, stopping) = watch::channel(false);
+    let reception = Reception::new(limits.clone(), settings.memory, tls.clone(), stopping.clone());
     let site = Site {
         cache: cache.clone(),
         source,
@@ -95,20 +103,26 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
         directory: directory.clone(),
         gate: Gate::new(Access::new(settings, &token, keyring.clone())?),
         rates: Arc::new(Rates::new(&limits)),
+        description: Arc::new(Description::new(&limits)),
+        effective: settings.effective().into(),
+        readiness: Arc::new(Readiness::default()),
+        alerts: Arc::new(Alerts::new(&settings.alerts)),
+        traffic: Arc::default(),
+        seats: reception.seats(),
+        started_at: cache.now(),
         limits: limits.clone(),
-        feeds: http::Feeds::new(stopping.clone()),
+        feeds: http::Feeds::new(stopping),
         content_changes: Arc::default(),
         compressed_only,
         answers_plainly: answers_plainly(settings),
     };
 
-    listen::take_descriptors(&limits);
-    let reception = Reception::new(limits, settings.memory, tls.clone(), stopping);
     let doors = Doors::open(settings, &directory).await?;
     directory.write_run(&doors.admin_address())?;
     announce(settings, &doors, &site, &token_from)?;
     let warming = tokio::spawn(warmer.clone().keep_warm(settings.warm.clone()));
     let draining = tokio::spawn(changes::keep_draining(cache.clone(), site.store.clone()));
+    let looking = tokio::spawn(alerts::keep_looking(site.alerts.clone(), cache.clone()));
     let mut serving = doors.serve(&site, &reception);
 
     let supervisor = Supervisor::of_environment();
@@ -127,12 +141,11 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     };
     until_stopped(&mut signals, &supervisor, reload).await;
     tracing::info!("stopping: finishing what is under way");
+    site.readiness.stopping();
     stop.send_replace(true);
     tokio::spawn(exit_at_second_signal(signals));
     while serving.join_next().await.is_some() {}
-    draining.abort();
-    living.abort();
-    warming.abort();
+    [draining, living, looking, warming].iter().for_each(JoinHandle::abort);
     warmer.close().await;
     let closed = blocking::unblock(move || cache.close()).await;
     directory.clear_run()?;

@@ -12,6 +12,7 @@ mod compression;
 mod config;
 mod conformance;
 mod content;
+mod contract;
 mod entries;
 #[cfg(all(feature = "tower", feature = "typed"))]
 mod examples;
@@ -24,6 +25,7 @@ mod library;
 mod limits;
 mod linearizable;
 mod memory;
+mod operations;
 mod origin;
 mod prefix;
 mod readme;

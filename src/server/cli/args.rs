@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
 
 use crate::server::config::{Flags, Row, SECTIONS, Section, Status, flag_of};
 use crate::server::warm::KINDS;
@@ -34,9 +35,12 @@ pub(crate) fn command() -> Command {
             Command::new("health").about("Ask the running server how it is"),
             Show::Place,
         ))
+        .subcommand(with_settings(stats(), Show::Place))
         .subcommand(with_settings(token(), Show::Place))
         .subcommand(with_settings(warm(), Show::Place))
-        .subcommand(with_settings(verify(), Show::Place));
+        .subcommand(with_settings(verify(), Show::Place))
+        .subcommand(completions())
+        .subcommand(Command::new("man").about("Write the manual page: hifz man | man -l -"));
     super::cache::commands()
         .into_iter()
         .fold(root, |root, command| root.subcommand(with_settings(command, Show::Place)))
@@ -92,6 +96,18 @@ fn export() -> Command {
                 .help("With the bookmarks of all users; importing it replaces the bookmarks of all users")
                 .action(ArgAction::SetTrue),
         )
+}
+
+fn stats() -> Command {
+    let watch = Arg::new(WATCH).long(WATCH).help("Look again every two seconds").action(ArgAction::SetTrue);
+    Command::new("stats").about("Show the running server's figures").arg(watch)
+}
+
+fn completions() -> Command {
+    let shell = Arg::new(SHELL).value_name("SHELL").required(true).value_parser(value_parser!(Shell));
+    Command::new("completions")
+        .about("Write a script that completes hifz's commands and flags in a shell")
+        .arg(shell)
 }
 
 fn token() -> Command {
@@ -206,6 +222,12 @@ const CONFIG: &str = "config";
 
 /// `--json`.
 pub(crate) const JSON: &str = "json";
+
+/// `--watch`.
+pub(crate) const WATCH: &str = "watch";
+
+/// The argument that names a shell.
+pub(crate) const SHELL: &str = "shell";
 
 /// The argument that names a file or folder.
 pub(crate) const PATH: &str = "path";

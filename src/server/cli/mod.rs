@@ -6,6 +6,7 @@
 mod args;
 mod cache;
 mod output;
+mod stats;
 mod target;
 mod token;
 mod transfer;
@@ -27,7 +28,7 @@ use self::target::{Target, run};
 use self::transfer::What;
 use super::client::{Client, Send};
 use super::config::{Settings, Warning};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Runs the program.
 #[must_use]
@@ -44,6 +45,12 @@ pub fn main() -> ExitCode {
 }
 
 fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
+    // These two speak of the program alone, and must work where its settings do not.
+    match matches.subcommand() {
+        Some(("completions", matches)) => return completions(matches),
+        Some(("man", _)) => return man(),
+        _ => {}
+    }
     let config = args::config_file(matches).map(PathBuf::as_path);
     let loaded = Settings::load(&args::flags(matches), std::env::vars_os(), config);
     let (settings, warnings) = loaded.map_err(Failure::Settings)?;
@@ -70,6 +77,7 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
             warm::warm(&settings, &only, is_json)
         }
         Some(("health", _)) => health(&settings, is_json),
+        Some(("stats", matches)) => stats::stats(&settings, matches.get_flag(args::WATCH), is_json),
         Some(("token", matches)) => {
             let text = |name: &str| matches.get_one::<String>(name).map_or("", String::as_str);
             token::token(&settings, text(args::USER), text(args::TTL), is_json)
@@ -136,8 +144,30 @@ fn readable_health(health: &Value) -> String {
     };
     let components: String = health["components"].as_object().into_iter().flatten().map(component).collect();
     let text = format!("{}{components}", health["status"].as_str().unwrap_or("unknown"));
-    // The words come from outside; a terminal must not take them for commands.
+    printable(&text)
+}
+
+/// Words from outside, without what a terminal would take for commands.
+fn printable(text: &str) -> String {
     text.chars().filter(|c| *c == '\n' || !c.is_control()).collect()
+}
+
+/// `hifz completions SHELL`
+fn completions(matches: &ArgMatches) -> Result<(), Failure> {
+    let Some(shell) = matches.get_one::<clap_complete::Shell>(args::SHELL) else {
+        return Err(Failure::Refused("name a shell".to_owned()));
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(*shell, &mut args::command(), "hifz", &mut script);
+    say(String::from_utf8_lossy(&script).trim_end())
+}
+
+/// `hifz man`
+fn man() -> Result<(), Failure> {
+    let mut page = Vec::new();
+    let failed = |error| Error::new(ErrorKind::Busy, "the page cannot be made").because(error);
+    clap_mangen::Man::new(args::command()).render(&mut page).map_err(failed)?;
+    say(String::from_utf8_lossy(&page).trim_end())
 }
 
 fn warn(warnings: &[Warning]) {

@@ -149,9 +149,9 @@ section! {
 section! {
     /// When to raise an alarm, and where.
     Alerts, "alerts.", "Alerts" {
-        memory_above: f64 = "0.90", Kind::Share, Later; "Share of the memory limit"
-        hit_ratio_below: f64 = "0.80", Kind::Share, Later; "Hit ratio"
-        min_samples: u64 = "100", Kind::Count(1, u64::MAX), Later; "Requests before the hit ratio counts"
+        memory_above: f64 = "0.90", Kind::Share, Now; "Share of the memory limit"
+        hit_ratio_below: f64 = "0.80", Kind::Share, Now; "Hit ratio"
+        min_samples: u64 = "100", Kind::Count(1, u64::MAX), Now; "Requests before the hit ratio counts"
         webhook: Option<String> = "none", Kind::Url, Later; "Where alerts are posted"
         webhook_secret: Option<Secret> = "none", Kind::Secret, Later; "Signs what is posted"
     }

@@ -5,7 +5,6 @@
 //! before anything is read or changed.
 
 use axum::Json;
-use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
@@ -25,12 +24,13 @@ use super::admin::{Parameters, Reply, read_at_most, run};
 use super::conditions::{Validators, WriteConditions};
 use super::problem::Problem;
 use super::reply::Representation;
+use super::routes::Routes;
 use super::{batch, events, explain, invalidate};
 
 /// The routes of the raw cache.
-pub(super) fn routes() -> Router<Site> {
+pub(super) fn routes() -> Routes {
     let entry = || get(read).put(write).delete(delete);
-    Router::new()
+    Routes::new()
         .route("/admin/v1/entries", get(list))
         .route("/admin/v1/entries/{key}", entry())
         // Batches have addresses that are keys as well.

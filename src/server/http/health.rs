@@ -9,6 +9,7 @@ use crate::content::keys::SurahNumber;
 use crate::disk::DiskState;
 use crate::engine::Breaker;
 use crate::error::Error;
+use crate::server::alerts::Kind;
 
 use super::Site;
 
@@ -56,17 +57,37 @@ impl Component {
 
 /// `GET /api/v1/health`: 200 while anything can be answered, 503 when nothing can.
 pub(super) async fn health(State(site): State<Site>) -> (StatusCode, Json<Health>) {
-    let content = content(&site).await;
+    let health = look(&site).await;
+    let code = if health.is_unavailable() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (code, Json(health))
+}
+
+/// Why nothing can be answered, if that is so.
+pub(super) async fn why_unavailable(site: &Site) -> Option<String> {
+    let health = look(site).await;
+    let parts = health.components.all();
+    let worst = parts.into_iter().find(|part| part.status == Status::Unavailable);
+    let reason = worst.and_then(|part| part.reason.clone());
+    health.is_unavailable().then(|| reason.unwrap_or_else(|| "nothing can be answered".into()))
+}
+
+/// How everything is at this moment.
+pub(super) async fn look(site: &Site) -> Health {
+    let content = content(site).await;
     let components = Components {
-        memory: Component::OK,
-        disk: disk(&site),
-        source: source(&site, &content),
+        memory: memory(site),
+        disk: disk(site),
+        source: source(site, &content),
         content,
-        sweeper: sweeper(&site),
+        sweeper: sweeper(site),
     };
-    let status = components.overall();
-    let code = if status == Status::Unavailable { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(Health { status, components }))
+    Health { status: components.overall(), components }
+}
+
+impl Health {
+    fn is_unavailable(&self) -> bool {
+        self.status == Status::Unavailable
+    }
 }
 
 impl Components {
@@ -75,8 +96,21 @@ impl Components {
         if self.content.status == Status::Unavailable {
             return Status::Unavailable;
         }
-        let parts = [&self.memory, &self.disk, &self.content, &self.source, &self.sweeper];
-        if parts.iter().all(|part| part.status == Status::Ok) { Status::Ok } else { Status::Degraded }
+        if self.all().iter().all(|part| part.status == Status::Ok) { Status::Ok } else { Status::Degraded }
+    }
+
+    fn all(&self) -> [&Component; 5] {
+        [&self.memory, &self.disk, &self.content, &self.source, &self.sweeper]
+    }
+}
+
+/// A full cache is the normal state of a cache, so that alert is a remark here and no fault.
+fn memory(site: &Site) -> Component {
+    let alerts = site.alerts.look(&site.cache, &site.cache.stats());
+    let raised = alerts.iter().find(|alert| alert.kind == Kind::MemoryAbove && alert.is_raised);
+    Component {
+        status: Status::Ok,
+        reason: raised.map(|alert| format!("alert {}: {alert}", alert.kind.name())),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
 use crate::engine::Outcome;
 use crate::entry::{Entry, Head};
 use crate::key::KeyRef;
+use crate::server::traffic::Class;
 use crate::server::wire::RequestHead;
 
 use super::conditions::Fields;
@@ -70,6 +71,7 @@ impl Hits {
             _ => return None,
         };
         out.extend_from_slice(if form.is_some() { OK } else { NOT_MODIFIED });
+        self.0.traffic.answered(Class::Content, if form.is_some() { 200 } else { 304 });
         let mut lines = Bytes(out);
         answered.describe(&mut lines, etag, modified_at_secs, &self.0.cache);
         if let Some(form) = &form {

@@ -16,15 +16,21 @@ mod date;
 mod entries;
 mod events;
 mod explain;
+mod exposition;
 mod health;
 mod hit;
 mod invalidate;
+mod metrics;
+mod openapi;
+mod operations;
 mod problem;
 mod range;
 mod rates;
 mod remote;
 mod reply;
+mod routes;
 mod spelling;
+mod stats;
 pub(in crate::server) mod verify;
 mod warm;
 
@@ -33,17 +39,22 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::{delete, get, post, put};
+use tokio::sync::Semaphore;
 
+use crate::clock::Timestamp;
 use crate::content::Store;
 use crate::datadir::DataDir;
 use crate::engine::Cache;
 use crate::server::access::Gate;
-use crate::server::config::Limits;
+use crate::server::alerts::Alerts;
+use crate::server::config::{Effective, Limits};
+use crate::server::readiness::Readiness;
+use crate::server::traffic::{Class, Traffic};
 use crate::server::warm::Warmer;
 use crate::source::Source;
 
@@ -56,9 +67,11 @@ pub(super) use date::write_now;
 pub(super) use events::Feeds;
 pub(super) use explain::explained;
 pub(super) use hit::{Hit, Hits};
+pub(super) use openapi::Description;
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 pub(super) use rates::Rates;
+use routes::Routes;
 
 /// What the routes answer from; cheap to clone.
 #[derive(Debug, Clone)]
@@ -81,6 +94,15 @@ pub(super) struct Site {
     pub(super) compressed_only: Arc<HashSet<String>>,
     /// Whether plain hits may be answered without the router.
     pub(super) answers_plainly: bool,
+    pub(super) description: Arc<Description>,
+    /// The settings as they hold, for people.
+    pub(super) effective: Arc<[Effective]>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) alerts: Arc<Alerts>,
+    pub(super) traffic: Arc<Traffic>,
+    /// A permit for each connection that may still come.
+    pub(super) seats: Arc<Semaphore>,
+    pub(super) started_at: Timestamp,
 }
 
 impl Site {
@@ -92,21 +114,38 @@ impl Site {
 
 /// The routes everybody may ask.
 pub(super) fn public(site: &Site) -> Router {
-    finish(content_routes(site).merge(user_routes(site)).merge(operations()), site)
+    finish(shared_routes(site).merge(own_routes(site)).merge(operations()), site)
 }
 
 /// The routes that need the admin token, for a listener of their own.
 pub(super) fn admin(site: &Site) -> Router {
-    finish(admin_routes(site).merge(operations()), site)
+    finish(guarded_routes(site).merge(operations()), site)
 }
 
 /// Both on one listener.
 pub(super) fn everything(site: &Site) -> Router {
-    finish(content_routes(site).merge(user_routes(site)).merge(operations()).merge(admin_routes(site)), site)
+    finish(shared_routes(site).merge(own_routes(site)).merge(operations()).merge(guarded_routes(site)), site)
 }
 
-fn content_routes(site: &Site) -> Router<Site> {
-    let routes = Router::new()
+/// The content routes, open to pages of every origin.
+fn shared_routes(site: &Site) -> Routes {
+    let readers_only = from_fn_with_state(site.clone(), auth::readers_only);
+    content_routes().through(|router| {
+        let router = router.route_layer(from_fn(spelling::one_address)).route_layer(readers_only);
+        limited(router, site).method_not_allowed_fallback(no_such_method).layer(from_fn(share_across_origins))
+    })
+}
+
+/// The routes of one user, open to pages that hold the user's token.
+fn own_routes(site: &Site) -> Routes {
+    user_routes().through(|router| {
+        let router = limited(router, site).method_not_allowed_fallback(no_such_method);
+        router.layer(from_fn(bookmarks::share_across_origins))
+    })
+}
+
+fn content_routes() -> Routes {
+    Routes::new()
         .route("/api/v1/surahs", get(content::surahs).options(preflight))
         .route("/api/v1/surahs/{number}", get(content::surah).options(preflight))
         .route("/api/v1/surahs/{number}/ayahs/{ayah}", get(content::ayah).options(preflight))
@@ -114,21 +153,15 @@ fn content_routes(site: &Site) -> Router<Site> {
         .route("/api/v1/reciters/{id}", get(content::reciter).options(preflight))
         .route("/api/v1/translations", get(content::translations).options(preflight))
         .route("/api/v1/translations/{id}", get(content::translation).options(preflight))
-        .route_layer(from_fn(spelling::one_address))
-        .route_layer(from_fn_with_state(site.clone(), auth::readers_only));
-    limited(routes, site).method_not_allowed_fallback(no_such_method).layer(from_fn(share_across_origins))
 }
 
 /// What belongs to one user; each handler takes an `Owner` first.
-fn user_routes(site: &Site) -> Router<Site> {
+fn user_routes() -> Routes {
     let list = get(bookmarks::list).put(bookmarks::put_list).delete(bookmarks::delete_list);
     let one = put(bookmarks::put_one).delete(bookmarks::delete_one);
-    let routes = Router::new()
+    Routes::new()
         .route("/api/v1/users/{id}/bookmarks", list.options(bookmarks::list_options))
-        .route("/api/v1/users/{id}/bookmarks/{verse}", one.options(bookmarks::one_options));
-    limited(routes, site)
-        .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(bookmarks::share_across_origins))
+        .route("/api/v1/users/{id}/bookmarks/{verse}", one.options(bookmarks::one_options))
 }
 
 /// The same, at most so often for one client where that is limited.
@@ -145,31 +178,65 @@ async fn preflight() -> impl IntoResponse {
     (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, OPTIONS")])
 }
 
-fn operations() -> Router<Site> {
-    Router::new().route("/api/v1/health", get(health::health)).route("/api/v1/health/", get(health::health))
+fn operations() -> Routes {
+    Routes::new()
+        .route("/", get(operations::home))
+        .route("/api/v1/health", get(health::health))
+        .route("/api/v1/health/", get(health::health))
+        .route("/livez", get(operations::livez))
+        .route("/readyz", get(operations::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(operations::description))
+        .route("/docs", get(operations::docs))
 }
 
-fn admin_routes(site: &Site) -> Router<Site> {
-    let routes = Router::new()
+/// The admin routes, each behind the token and noted in the log.
+fn guarded_routes(site: &Site) -> Routes {
+    let guard = from_fn_with_state(site.clone(), auth::admin_only);
+    let note = from_fn_with_state(site.clone(), audit::note);
+    let own_content_only = from_fn_with_state(site.clone(), admin::own_content_only);
+    let routes =
+        written_routes().through(|router| router.route_layer(own_content_only)).merge(operators_routes());
+    routes.through(|router| limited(router.route_layer(guard), site).route_layer(note))
+}
+
+/// The admin routes that change content.
+fn written_routes() -> Routes {
+    Routes::new()
         .route("/admin/v1/surahs/{number}", put(admin::put_surah).delete(admin::delete_surah))
         .route("/admin/v1/reciters/{id}", put(admin::put_reciter).delete(admin::delete_reciter))
         .route("/admin/v1/translations/{id}", put(admin::put_translation).delete(admin::delete_translation))
         .route("/admin/v1/import", post(admin::import))
-        .route_layer(from_fn_with_state(site.clone(), admin::own_content_only))
+}
+
+/// The admin routes beside those of content.
+fn operators_routes() -> Routes {
+    Routes::new()
         .route("/admin/v1/export", get(admin::export))
         .route("/admin/v1/verify", post(verify::verify))
         .route("/admin/v1/users/{id}", delete(admin::erase_user))
         .route("/admin/v1/warm", post(warm::warm))
+        .route("/admin/v1/stats", get(stats::stats))
+        .route("/admin/v1/config", get(operations::config))
         .merge(entries::routes())
-        .route_layer(from_fn_with_state(site.clone(), auth::admin_only));
-    limited(routes, site).route_layer(from_fn_with_state(site.clone(), audit::note))
 }
 
-fn finish(routes: Router<Site>, site: &Site) -> Router {
+/// Every route of any door.
+#[cfg(test)]
+fn all_routes() -> Routes {
+    content_routes()
+        .merge(user_routes())
+        .merge(operations())
+        .merge(written_routes())
+        .merge(operators_routes())
+}
+
+fn finish(routes: Routes, site: &Site) -> Router {
     routes
+        .into_router()
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn(finish_answer))
+        .layer(from_fn_with_state(site.traffic.clone(), finish_answer))
         .with_state(site.clone())
 }
 
@@ -205,8 +272,9 @@ async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
     response
 }
 
-/// Gives every answer its request id and every error its form.
-async fn finish_answer(request: Request, next: Next) -> Response<Body> {
+/// Gives every answer its request id and every error its form, and counts it.
+async fn finish_answer(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response<Body> {
+    let class = Class::of(request.uri().path());
     let id = request_id(request.headers().get(REQUEST_ID));
     let mut response = next.run(request).await;
     audit::log(&mut response, &id);
@@ -220,6 +288,7 @@ async fn finish_answer(request: Request, next: Next) -> Response<Body> {
         response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
     }
     response.headers_mut().insert(REQUEST_ID, id);
+    traffic.answered(class, response.status().as_u16());
     response
 }
 
