@@ -105,7 +105,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
         rates: Arc::new(Rates::new(&limits)),
         description: Arc::new(Description::new(&limits)),
         effective: settings.effective().into(),
-        readiness: Arc::new(Readiness::default()),
+        readiness: Arc::new(Readiness::new(settings.warm.wait.then(|| warmer.clone()))),
         alerts: Arc::new(Alerts::new(&settings.alerts)),
         traffic: Arc::default(),
         seats: reception.seats(),

@@ -2,26 +2,21 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What keeps the process from being ready; nothing does by default.
-#[derive(Debug, Default)]
+use super::warm::Warmer;
+
+/// What keeps the process from being ready.
+#[derive(Debug)]
 pub(super) struct Readiness {
-    /// Raised before the doors open when requests are to wait for the first warming; lowered once by whoever warms.
-    is_warming: AtomicBool,
+    /// Whose warming at the start requests are to wait for, if anybody's.
+    warmer: Option<Warmer>,
     /// Raised once, by the first signal to stop.
     is_stopping: AtomicBool,
 }
 
 impl Readiness {
-    /// Waits from now on until [`Readiness::warmed`].
-    #[expect(dead_code, reason = "the first warming raises it")]
-    pub(super) fn wait_for_warming(&self) {
-        self.is_warming.store(true, Ordering::Relaxed);
-    }
-
-    /// The first warming is over.
-    #[expect(dead_code, reason = "the first warming lowers it")]
-    pub(super) fn warmed(&self) {
-        self.is_warming.store(false, Ordering::Relaxed);
+    /// Ready once `warmer` has warmed, or from the start on.
+    pub(super) fn new(warmer: Option<Warmer>) -> Self {
+        Self { warmer, is_stopping: AtomicBool::new(false) }
     }
 
     /// From now on requests are better sent elsewhere.
@@ -34,6 +29,7 @@ impl Readiness {
         if self.is_stopping.load(Ordering::Relaxed) {
             return Some("the server is being stopped");
         }
-        self.is_warming.load(Ordering::Relaxed).then_some("the first warming is not done yet")
+        let is_warming = self.warmer.as_ref().is_some_and(|warmer| !warmer.is_warm());
+        is_warming.then_some("the first warming is not done yet")
     }
 }

@@ -71,7 +71,6 @@ impl Warmer {
     }
 
     /// Whether the warming at the start is over, or was not asked for.
-    #[expect(dead_code, reason = "for whoever waits until the start is over")]
     pub(super) fn is_warm(&self) -> bool {
         self.0.is_warm.load(Ordering::Acquire)
     }

@@ -257,6 +257,27 @@ fn an_origin_that_is_gone_is_stood_in_for_within_the_window_and_then_said_to_be(
 }
 
 #[test]
+fn readiness_waits_for_the_first_warming_where_that_is_asked_for() {
+    let origin = Origin::start();
+    origin.always(Step::Hang);
+    let flags = [
+        "--warm-on-start",
+        "true",
+        "--warm-wait",
+        "true",
+        "--source-attempts",
+        "1",
+        "--source-timeout",
+        "300ms",
+    ];
+    let (edge, _directory) = edge(&origin, "ttl = '1h'", &flags);
+    assert_eq!(edge.get("/livez").status, 200);
+    assert_problem(&edge.get("/readyz"), 503, "NOT_READY");
+    // Warmed or not, an origin that does not answer must not keep the process out for ever.
+    eventually("the end of the warming", || (edge.get("/readyz").status == 200).then_some(()));
+}
+
+#[test]
 fn a_hanging_origin_keeps_nobody_longer_than_the_time_out() {
     let origin = Origin::start();
     origin.always(Step::Hang);

@@ -142,7 +142,7 @@ section! {
         on_start: bool = "true", Kind::Switch, Now; "Warm after the start"
         schedule: Option<String> = "0 1 * * *", Kind::Cron, Now; "When to warm again (UTC)"
         only: Vec<String> = "all", Kind::Words(&["surahs", "reciters", "translations"]), Now; "What to warm"
-        wait: bool = "false", Kind::Switch, Later; "/readyz waits for the warming"
+        wait: bool = "false", Kind::Switch, Now; "/readyz waits for the warming"
     }
 }
 

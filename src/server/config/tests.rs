@@ -241,9 +241,10 @@ fn namespaces_come_from_the_file_and_keep_content_defaults_where_silent() {
 #[test]
 fn what_this_version_lacks_is_warned_about_where_ignoring_it_harms_nobody() {
     let (_, warnings) =
-        read(&[], &[], "content_auth = 'public'\n[warm]\nwait = true\non_start = true").unwrap();
+        read(&[], &[], "content_auth = 'public'\n[alerts]\nwebhook = 'http://127.0.0.1/'\nmin_samples = 9")
+            .unwrap();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].to_string().contains("warm.wait (hifz.toml:3) has no effect"));
+    assert!(warnings[0].to_string().contains("alerts.webhook (hifz.toml:3) has no effect"));
 }
 
 #[test]
