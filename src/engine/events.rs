@@ -12,6 +12,8 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::key::Key;
 use crate::memory::{Memory, Removal};
 
+use super::outcome::Outcome;
+
 /// The sending end, held by the cache.
 #[derive(Debug)]
 pub(super) struct Events {
@@ -76,6 +78,13 @@ pub enum Event {
         what: String,
         /// How many live entries that were; for tags an upper bound.
         count: u64,
+    },
+    /// A question was answered. Of the hits only a sample is told, the one in 128 whose time is taken.
+    Answered {
+        /// The key.
+        key: Key,
+        /// Where the answer came from.
+        outcome: Outcome,
     },
     /// A source answered something unacceptable under this key, and what stood there stays.
     Rejected {

@@ -16,7 +16,7 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyRef};
 
-use super::read::Outcome;
+use super::outcome::Outcome;
 
 /// How far a flight is.
 #[derive(Debug, Clone)]

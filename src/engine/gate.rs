@@ -209,7 +209,8 @@ impl Pass {
         status.breaker = Breaker::Open;
         inner.open_until = now.after(policy.breaker_open);
         drop(inner);
-        let reason = format!("the source {} failed {failures} times in a row: {error}", self.gate.name);
+        let (name, why) = (&self.gate.name, error.chain());
+        let reason = format!("the source {name} failed {failures} times in a row: {why}");
         Some(Change { breaker: Breaker::Open, reason })
     }
 }

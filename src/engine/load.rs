@@ -21,8 +21,9 @@ use crate::source::{Ask, Load, Loaded, Room, Source};
 use super::Cache;
 use super::events::Event;
 use super::flight::{Flight, Landed, Landing, Waiting};
+use super::outcome::{Outcome, is_failure};
 use super::policy::Policy;
-use super::read::{Asking, Outcome, is_failure, keep_promoted};
+use super::read::{Asking, keep_promoted};
 use super::retry;
 use super::state::State;
 
@@ -212,7 +213,10 @@ fn note_failure(state: &State, key: KeyRef<'_>, error: &Error) {
     let pause = state.policy(key.namespace()).backoff.saturating_mul(10).min(FAILED_FOR_MAX);
     state.failed.remember(key, now, now.after(pause), || true);
     if error.kind() == ErrorKind::SourceRefused {
-        tracing::warn!(key = %key, error = %error.chain(), "a source's value was rejected");
+        state.seldom.rejected.say(|left_out| {
+            tracing::warn!(key = %key, error = %error.chain(), left_out, "a source's value was rejected");
+        });
+        tracing::debug!(key = %key, error = %error.chain(), "a source's value was rejected");
         state.events.tell(|| Event::Rejected { key: key.to_key(), reason: error.chain() });
     } else {
         tracing::debug!(key = %key, error = %error.chain(), "a load failed");

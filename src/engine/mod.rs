@@ -16,6 +16,7 @@ mod latency;
 mod list;
 mod load;
 mod namespace;
+mod outcome;
 #[cfg(any(feature = "tower", feature = "typed"))]
 mod owed;
 mod policy;
@@ -24,6 +25,7 @@ mod recency;
 mod recovery;
 mod remembered;
 mod retry;
+mod seldom;
 mod spawn;
 mod state;
 mod stats;
@@ -54,10 +56,10 @@ pub use gate::{Breaker, SourceStatus};
 pub use invalidate::Selector;
 pub use list::{Filter, ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
+pub use outcome::{Answer, Outcome};
 #[cfg(any(feature = "tower", feature = "typed"))]
 pub(crate) use owed::Owed;
 pub use policy::Policy;
-pub use read::{Answer, Outcome};
 pub use spawn::Task;
 pub use stats::{Happened, Latencies, MissReason, NamespaceStats, Operation, Stats};
 pub use ttl::Ttl;
@@ -283,7 +285,7 @@ impl Cache {
     ) -> Result<Answer> {
         let asking = Asking { key, source, caller };
         let answered = Box::pin(read::get_or_load(self, &asking)).await;
-        self.state().count_answer(key, reason, &answered);
+        outcome::settle(self.state(), key, reason, &answered);
         answered
     }
 

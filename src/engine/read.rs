@@ -16,97 +16,12 @@ use crate::memory::Insertion;
 use super::Cache;
 use super::flight::{Flight, Landed, Progress, Role, Waiting};
 use super::load::{self, Shared};
+use super::outcome::{Answer, Outcome, is_failure};
 use super::policy::Policy;
 use super::spawn::Caller;
 use super::state::State;
 use super::stats::MissReason;
 use super::timer::Sleep;
-
-/// Where an answer came from. Each has one name, the same in types, logs, metrics, events and `Cache-Status`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// From memory or disk, fresh.
-    Hit,
-    /// From memory or disk, past its lifetime but within its stale window, because a load took too long.
-    Stale,
-    /// From memory or disk, past its lifetime, while a load that nobody waits for brings the next one.
-    Revalidating,
-    /// From the source, and kept.
-    Miss,
-    /// From a load that another caller had begun.
-    Joined,
-    /// The source had said that there is none, and that still holds.
-    Negative,
-    /// From memory or disk, past its lifetime, because the source failed.
-    Fallback,
-    /// From the source, and not kept: too large, not to be stored, or overtaken by an invalidation.
-    Bypass,
-    /// The source answered something that is not acceptable, and nothing older could be served.
-    Rejected,
-}
-
-impl Outcome {
-    /// Every outcome, in the order of [`Outcome::index`].
-    pub const ALL: [Self; 9] = [
-        Self::Hit,
-        Self::Stale,
-        Self::Revalidating,
-        Self::Miss,
-        Self::Joined,
-        Self::Negative,
-        Self::Fallback,
-        Self::Bypass,
-        Self::Rejected,
-    ];
-
-    /// Its one name.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Stale => "stale",
-            Self::Revalidating => "revalidating",
-            Self::Miss => "miss",
-            Self::Joined => "joined",
-            Self::Negative => "negative",
-            Self::Fallback => "fallback",
-            Self::Bypass => "bypass",
-            Self::Rejected => "rejected",
-        }
-    }
-
-    /// Whether the answer came from the cache, fresh or stale, as `Cache-Status` has it.
-    #[must_use]
-    pub const fn is_hit(self) -> bool {
-        match self {
-            Self::Hit | Self::Stale | Self::Revalidating | Self::Negative | Self::Fallback => true,
-            Self::Miss | Self::Joined | Self::Bypass | Self::Rejected => false,
-        }
-    }
-
-    /// Its place in [`Outcome::ALL`], for tables by outcome.
-    #[must_use]
-    pub const fn index(self) -> usize {
-        self as usize
-    }
-}
-
-/// What a question was answered with, and where that came from.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Answer {
-    /// The entry; `None` when its source has nothing under the key.
-    pub entry: Option<Entry>,
-    /// Where it came from.
-    pub outcome: Outcome,
-}
-
-impl Answer {
-    fn of(entry: Entry, outcome: Outcome) -> Self {
-        Self { entry: Some(entry), outcome }
-    }
-}
 
 /// What stands fresh under `key` in memory or on disk, or why there is nothing to serve; asks no source.
 pub(super) fn get(state: &State, key: KeyRef<'_>) -> std::result::Result<Entry, MissReason> {
@@ -293,14 +208,6 @@ impl Wait<'_> {
         let is_allowed = overdue < which(&windows(entry, self.policy));
         (is_allowed && self.state.generations.is_alive(entry)).then(|| entry.clone())
     }
-}
-
-/// Whether `error` means that the source is at fault, and not that it gave a definite answer.
-pub(super) fn is_failure(error: &Error) -> bool {
-    !matches!(
-        error.kind(),
-        ErrorKind::NotFound | ErrorKind::TranslationNotAvailable | ErrorKind::KeyInvalid | ErrorKind::Closed
-    )
 }
 
 /// How long past its lifetime an entry may be served.

@@ -70,7 +70,11 @@ async fn attempt_once(state: &State, source: &dyn Source, policy: &Policy, ask: 
     let elapsed = begun.elapsed();
     state.count_load(ask.key, elapsed);
     if !policy.slow.is_zero() && elapsed > policy.slow {
-        tracing::warn!(key = %ask.key, source = source.name(), ?elapsed, slow = ?policy.slow, "a load was slow");
+        let (key, name, slow) = (ask.key, source.name(), policy.slow);
+        tracing::debug!(key = %key, source = name, ?elapsed, ?slow, "a load was slow");
+        state.seldom.slow.say(|left_out| {
+            tracing::warn!(key = %key, source = name, ?elapsed, ?slow, left_out, "a load was slow");
+        });
     }
     outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::SourceRefused, "the source panicked")))
 }

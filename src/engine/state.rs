@@ -13,20 +13,20 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::entry::Entry;
-use crate::error::ErrorKind;
 use crate::key::KeyRef;
 use crate::memory::{Generations, Held, Memory, resident_now};
 
 use super::doomed::Doomed;
-use super::events::Events;
+use super::events::{Event, Events};
 use super::flight::Flights;
 use super::gate::Gates;
 use super::graces::{Graces, Tiers};
 use super::load;
+use super::outcome::{self, Outcome};
 use super::policy::{Policies, Policy};
-use super::read::{Answer, Outcome, is_failure};
 use super::recovery::Recovering;
 use super::remembered::Remembered;
+use super::seldom::Repeated;
 use super::spawn::Spawner;
 use super::stats::{Counters, Happened, MissReason, NamespaceStats, Operation, Stats};
 use super::timer::Timer;
@@ -55,6 +55,8 @@ pub(super) struct State {
     pub(super) unstored: Remembered,
     /// What stands before each source.
     pub(super) gates: Gates,
+    /// Lines of the log that an outage would repeat.
+    pub(super) seldom: Repeated,
     pub(super) timer: Timer,
     /// Where loads run.
     pub(super) spawner: Spawner,
@@ -121,6 +123,7 @@ impl State {
             failed: Remembered::default(),
             unstored: Remembered::default(),
             gates: Gates::default(),
+            seldom: Repeated::default(),
             timer: Timer::default(),
             spawner: parts.spawner,
             counters: Counters::new(),
@@ -169,7 +172,11 @@ impl State {
             number => number,
         };
         self.counters.record(number, Outcome::Hit);
-        self.counters.hit_took(begun);
+        outcome::log_hit(entry);
+        if let Some(begun) = begun {
+            self.counters.hit_took(begun);
+            self.events.tell(|| Event::Answered { key: entry.key().to_key(), outcome: Outcome::Hit });
+        }
     }
 
     /// What memory holds under `key`, fresh or past its lifetime, if nothing has killed it.
@@ -219,25 +226,6 @@ impl State {
     /// Forgets what is remembered of the keys that `concerns` names. To be called after their flights are superseded.
     pub(super) fn forget_where(&self, concerns: impl Fn(KeyRef<'_>) -> bool) {
         self.absent.forget_where(|key| concerns(KeyRef::known(key)));
-    }
-
-    /// Counts what a question to a source was answered; `reason` is why memory had nothing to serve.
-    pub(super) fn count_answer(
-        &self,
-        key: KeyRef<'_>,
-        reason: MissReason,
-        answered: &crate::error::Result<Answer>,
-    ) {
-        match answered {
-            Ok(Answer { entry: Some(entry), outcome: Outcome::Hit }) => self.count_hit(entry, None),
-            Ok(Answer { outcome: Outcome::Miss, .. }) => self.count_miss(key, reason),
-            Ok(Answer { outcome, .. }) => self.count(key, *outcome),
-            Err(error) if error.kind() == ErrorKind::SourceRefused => {
-                self.count_miss(key, MissReason::Rejected);
-            }
-            Err(error) if is_failure(error) => self.count_miss(key, MissReason::Failed),
-            Err(_) => self.count_miss(key, reason),
-        }
     }
 
     /// Counts an answer of any kind.

@@ -13,7 +13,7 @@ use crate::memory::{Cause, Counts, Held};
 
 use super::latency::Histogram;
 pub use super::latency::Latencies;
-use super::read::Outcome;
+use super::outcome::Outcome;
 
 /// What has happened since the start.
 #[derive(Debug)]
@@ -55,11 +55,8 @@ impl Counters {
     }
 
     /// Ends what [`Counters::begin`] began, when it was a hit.
-    #[inline]
-    pub(super) fn hit_took(&self, begun: Option<Instant>) {
-        if let Some(begun) = begun {
-            self.hit_time.add(monotonic_now().duration_since(begun));
-        }
+    pub(super) fn hit_took(&self, begun: Instant) {
+        self.hit_time.add(monotonic_now().duration_since(begun));
     }
 
     pub(super) fn source_took(&self, took: Duration) {
@@ -344,7 +341,7 @@ mod tests {
     #[test]
     fn one_hit_of_many_is_timed() {
         let counters = Counters::new();
-        (0..SAMPLED * 3).for_each(|_| counters.hit_took(Counters::begin()));
+        (0..SAMPLED * 3).filter_map(|_| Counters::begin()).for_each(|begun| counters.hit_took(begun));
         assert_eq!(counters.hit_latencies().count(), 3);
         assert_eq!(counters.source_latencies().count(), 0);
     }

@@ -1,8 +1,8 @@
 //! Warming: loading what will be asked for before it is.
 //!
 //! Promises: what is fresh already is left alone, so warming twice costs the source nothing; a bounded number of loads
-//! at a time, and none begins while ordinary callers take up half of what may load at once; a key that fails ends
-//! nothing. It counts as no question in the statistics.
+//! at a time, never more than half of what may load at once, and none begins while ordinary callers take up more than
+//! the other half; a key that fails ends nothing. It counts as no question in the statistics.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -18,7 +18,8 @@ use crate::key::Key;
 
 use super::Cache;
 use super::load::Shared;
-use super::read::{self, Answer, Asking, Outcome};
+use super::outcome::{Answer, Outcome};
+use super::read::{self, Asking};
 use super::spawn::Caller;
 
 /// One key that warming is done with.
@@ -98,7 +99,8 @@ where
             done.lock().push_back(Warmed { key, result });
         }
     };
-    let mut lanes: Vec<Pin<Box<_>>> = (0..LANES).map(|_| Box::pin(lane())).collect();
+    let lanes = LANES.min(cache.state().loads_max / 2).max(1);
+    let mut lanes: Vec<Pin<Box<_>>> = (0..lanes).map(|_| Box::pin(lane())).collect();
     let mut report = WarmReport::default();
     poll_fn(|context| {
         lanes.retain_mut(|lane| lane.as_mut().poll(context).is_pending());
@@ -135,7 +137,7 @@ async fn warm_one(cache: &Cache, key: &Key, source: &Shared) -> Result<Warmth> {
     }
 }
 
-/// So many loads at a time.
+/// So many loads at a time, or fewer.
 const LANES: usize = 4;
 
 /// So long it lets ordinary callers go first before it looks again.

@@ -8,6 +8,7 @@
 mod client;
 
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use http_body_util::BodyExt as _;
@@ -50,14 +51,16 @@ pub(crate) struct Origin<S> {
 }
 
 impl<S: Shapes> Origin<S> {
-    /// The service at `url` (`http` or `https`), below which the paths of `shapes` stand.
+    /// The service at `url` (`http` or `https`), below which the paths of `shapes` stand; trusted over `https` are the
+    /// `authorities` in a file, else those of the system.
     ///
     /// # Errors
     /// [`ErrorKind::Settings`] when `url` is not the address of a service, or no certificate authority is known for
     /// `https`.
-    pub(crate) fn new(url: &str, shapes: S, body_bytes_max: u64) -> Result<Self> {
+    pub(crate) fn new(url: &str, authorities: Option<&Path>, shapes: S, body_bytes_max: u64) -> Result<Self> {
         let url = url.trim_end_matches('/');
-        Ok(Self { client: Client::new(url)?, shapes, body_bytes_max, name: format!("origin {url}") })
+        let client = Client::new(url, authorities)?;
+        Ok(Self { client, shapes, body_bytes_max, name: format!("origin {url}") })
     }
 
     async fn ask(&self, ask: Ask<'_>) -> Result<Load> {

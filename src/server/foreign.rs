@@ -9,6 +9,7 @@ use crate::engine::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
 use crate::origin::{Origin, Shapes};
+use crate::server::config::SourceSettings;
 use crate::source::{Load, Loaded, Source};
 
 /// The shapes of the public interface.
@@ -46,12 +47,10 @@ fn not_content(key: KeyRef<'_>) -> Error {
     Error::new(ErrorKind::SourceRefused, format!("{key} is no key of content"))
 }
 
-/// What content is read from: the service at `url`, else the store.
-pub(super) fn source(url: Option<&str>, store: &Store) -> Result<Arc<dyn Source>> {
-    match url {
-        Some(url) => Ok(Arc::new(Origin::new(url, PublicShapes, DOCUMENT_BYTES_MAX)?)),
-        None => Ok(Arc::new(store.clone())),
-    }
+/// What content is read from: the service that `settings` name, else the store.
+pub(super) fn source(settings: &SourceSettings, store: &Store) -> Result<Arc<dyn Source>> {
+    let Some(url) = &settings.url else { return Ok(Arc::new(store.clone())) };
+    Ok(Arc::new(Origin::new(url, settings.ca.as_deref(), PublicShapes, DOCUMENT_BYTES_MAX)?))
 }
 
 /// Forgets everything cached when it came from another source than this one. Blocks on the disk.

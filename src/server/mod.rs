@@ -87,7 +87,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     changes::finish(&cache, &store)?;
     let limits = Arc::new(settings.limits.clone());
     let compressed_only = Arc::new(compressed_only(settings));
-    let source = foreign::source(settings.source.url.as_deref(), &store)?;
+    let source = foreign::source(&settings.source, &store)?;
     foreign::forget_if_changed(&cache, &directory, &*source)?;
     let source: Arc<dyn Source> = Arc::new(Coded::new(source, compressed_only.clone()));
     let warmer = Warmer::new(cache.clone(), source.clone(), directory.clone());

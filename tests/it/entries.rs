@@ -2,11 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 
+use crate::common::feed::Feed;
 use crate::common::{Reply, Server, eventually};
 
 fn started() -> (TempDir, Server) {
@@ -528,49 +528,21 @@ fn an_explanation_says_where_a_key_stands_or_why_it_does_not() {
     assert_eq!((&surah["built_in"], &surah["content_tag"]), (&json!(true), &json!("surahs")));
 }
 
-/// A stream of events, read as far as it has come.
-struct Feed(TcpStream, String);
-
-impl Feed {
-    fn open(server: &Server, headers: &str) -> Self {
-        let mut stream = TcpStream::connect(&server.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-        let token = &server.token;
-        let head = format!(
-            "GET /admin/v1/events HTTP/1.1\r\nHost: hifz\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        let mut feed = Self(stream, String::new());
-        feed.until(": connected\n\n");
-        feed
-    }
-
-    /// Reads on until `text` has come.
-    fn until(&mut self, text: &str) {
-        let mut piece = [0; 4096];
-        while !self.1.contains(text) {
-            let count = self.0.read(&mut piece).unwrap();
-            assert!(count > 0, "the stream ended before {text:?}: {}", self.1);
-            self.1.push_str(std::str::from_utf8(&piece[..count]).unwrap());
-        }
-    }
-}
-
 #[test]
 fn events_tell_of_content_and_invalidations_with_ids_and_a_stop_ends_the_stream() {
     let (_directory, server) = started();
     let mut feed = Feed::open(&server, "");
-    assert!(feed.1.contains("content-type: text/event-stream"), "{}", feed.1);
+    assert!(feed.text.contains("content-type: text/event-stream"), "{}", feed.text);
     entry(&server, "PUT", "a:1", b"v");
     invalidated(&server, &json!({"prefix": "a:"}));
     feed.until("data: {\"count\":1,\"what\":\"pattern a:*\"}");
-    assert!(feed.1.contains("event: invalidated\nid: "), "{}", feed.1);
+    assert!(feed.text.contains("event: invalidated\nid: "), "{}", feed.text);
     assert_eq!(server.admin("DELETE", "/admin/v1/surahs/1", b"").status, 204);
     feed.until("event: content\n");
     feed.until("quran:surah:1");
-    let last = feed.1.rsplit("id: ").next().unwrap().split('\n').next().unwrap().to_owned();
+    let last = feed.text.rsplit("id: ").next().unwrap().split('\n').next().unwrap().to_owned();
     let mut again = Feed::open(&server, &format!("Last-Event-ID: {last}\r\n"));
-    assert!(!again.1.contains("event: missed"), "{}", again.1);
+    assert!(!again.text.contains("event: missed"), "{}", again.text);
     drop(feed);
     invalidated(&server, &json!({"prefix": "b:"}));
     again.until("pattern b:*");
@@ -579,7 +551,7 @@ fn events_tell_of_content_and_invalidations_with_ids_and_a_stop_ends_the_stream(
     late.until("data: {\"count\":1}");
     assert_eq!(server.terminate(), 0, "open streams do not hold up a stop");
     let mut rest = Vec::new();
-    again.0.read_to_end(&mut rest).unwrap();
+    again.stream.read_to_end(&mut rest).unwrap();
 }
 
 #[test]

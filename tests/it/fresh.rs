@@ -350,6 +350,99 @@ fn loads_are_bounded_in_number_and_the_rest_wait_their_turn() {
     });
 }
 
+/// Takes room for this many bytes, then waits until it is let go.
+#[derive(Debug, Default)]
+struct Hoarder {
+    bytes: u64,
+    holding: AtomicU64,
+    go: Notify,
+}
+
+impl Source for Hoarder {
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+        Box::pin(async move {
+            ask.take_room(self.bytes)?;
+            self.holding.fetch_add(1, Ordering::SeqCst);
+            self.go.notified().await;
+            Ok(Loaded::new("held").into())
+        })
+    }
+}
+
+#[test]
+fn loads_are_bounded_in_bytes_and_one_beyond_is_refused_until_others_have_ended() {
+    // An eighth of the memory or two of the largest values, whichever is more.
+    let policy = Policy::default().attempts(1);
+    let builder = Cache::builder().memory(1 << 20).value_max(100_000);
+    let cache = builder.policy(&Namespace::parse("n").unwrap(), policy).open().unwrap();
+    let source = Arc::new(Hoarder { bytes: 90_000, ..Hoarder::default() });
+    block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..2 {
+            let (cache, source, own) = (cache.clone(), source.clone(), format!("n:{number}"));
+            tasks.spawn(async move { cache.get_or_load(key(&own), &source).await.is_ok() });
+        }
+        while source.holding.load(Ordering::SeqCst) < 2 {
+            tokio::task::yield_now().await;
+        }
+        let refused = cache.get_or_load(key("n:third"), &source).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Busy, "{refused}");
+        // A value in one piece counts as well.
+        let large = Hurtful::new().always(Step::Give(Loaded::new(vec![b'x'; 90_000]).into()));
+        assert_eq!(cache.get_or_load(key("n:large"), &large).await.unwrap_err().kind(), ErrorKind::Busy);
+        source.go.notify_waiters();
+        assert_eq!(tasks.join_all().await, [true, true]);
+        assert!(cache.get_or_load(key("n:large"), &large).await.unwrap().entry.is_some());
+    });
+}
+
+#[test]
+fn warming_lets_ordinary_callers_go_first() {
+    let cache = Cache::builder().loads_max(4).open().unwrap();
+    let (held, warming) = (Hurtful::new().always(Step::Held), Hurtful::new());
+    block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..3 {
+            let (cache, source, own) = (cache.clone(), held.clone(), format!("n:{number}"));
+            tasks.spawn(async move { cache.get_or_load(key(&own), &source).await.is_ok() });
+        }
+        while held.asked() < 3 {
+            tokio::task::yield_now().await;
+        }
+        let keys = (0..5).map(|number| Key::parse(format!("warm:{number}")).unwrap());
+        let mut warm = std::pin::pin!(cache.warm(keys, &warming, |_| ()));
+        // More than half of what may load at once is taken, so none of its loads begins, and one caller after the other
+        // is answered meanwhile.
+        for number in 0..50 {
+            assert!(futures_lite::future::poll_once(warm.as_mut()).await.is_none());
+            let ordinary = Hurtful::new();
+            assert!(cache.get_or_load(key(&format!("o:{number}")), &ordinary).await.is_ok());
+        }
+        assert_eq!(warming.asked(), 0);
+        (0..3).for_each(|_| held.go.notify_one());
+        assert_eq!((tasks.join_all().await, warm.await.loaded), (vec![true; 3], 5));
+    });
+}
+
+#[test]
+fn warming_itself_takes_up_half_of_what_may_load_at_once_and_no_more() {
+    let cache = Cache::builder().loads_max(4).open().unwrap();
+    let warming = Hurtful::new().always(Step::Held);
+    block_on(async {
+        let keys = (0..5).map(|number| Key::parse(format!("warm:{number}")).unwrap());
+        let mut warm = std::pin::pin!(cache.warm(keys, &warming, |_| ()));
+        for number in 0..50 {
+            assert!(futures_lite::future::poll_once(warm.as_mut()).await.is_none());
+            let ordinary = Hurtful::new();
+            assert!(cache.get_or_load(key(&format!("o:{number}")), &ordinary).await.is_ok());
+            assert!(warming.asked() <= 2, "{}", warming.asked());
+        }
+        *warming.always.lock().unwrap() = None;
+        (0..2).for_each(|_| warming.go.notify_one());
+        assert_eq!(warm.await.loaded, 5);
+    });
+}
+
 #[test]
 fn a_value_that_fails_validation_never_takes_the_place_of_a_good_one_and_an_event_says_so() {
     let (cache, clock) = cache_with(policy().stale_while_revalidate(Duration::ZERO));

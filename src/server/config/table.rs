@@ -126,6 +126,8 @@ section! {
     /// Where content comes from.
     SourceSettings, "source.", "Source" {
         url: Option<String> = "none", Kind::Url, Now; "Read content from this service; none: the embedded store"
+        ca: Option<PathBuf> = "none", Kind::Path, Now;
+            "Authorities (PEM) that an https source is checked against; none: the system's"
         attempts: u64 = "3", Kind::Count(1, 100), Now; "Attempts for one load"
         backoff: Duration = "100ms", Kind::Span(1), Now; "First pause between attempts; doubles, with jitter"
         timeout: Duration = "2s", Kind::Span(1), Now; "Longest time of one attempt"

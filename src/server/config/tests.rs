@@ -42,6 +42,7 @@ const CONTRACT: &[(&str, &str)] = &[
     ("flush_interval", "1s"),
     ("key_prefix", "none"),
     ("source.url", "none"),
+    ("source.ca", "none"),
     ("source.attempts", "3"),
     ("source.backoff", "100ms"),
     ("source.timeout", "2s"),

@@ -9,13 +9,14 @@ use axum::http::{HeaderMap, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use crate::content::keys::{self, ReciterId, SurahNumber, TranslationId};
-use crate::engine::Answer;
+use crate::engine::{Answer, Outcome};
+use crate::entry::Entry;
 use crate::key::Key;
 
 use super::Site;
 use super::compress::plain_body;
 use super::problem::Problem;
-use super::reply::Representation;
+use super::reply::{Representation, explained};
 
 type Reply = Result<Response<Body>, Problem>;
 type Parameters = Query<Vec<(String, String)>>;
@@ -51,10 +52,14 @@ pub(super) async fn ayah(
         Problem::not_found("AYAH_NOT_FOUND", detail)
     };
     let index = canonical_number(&ayah).ok_or_else(missing)?;
-    let answer = ask(&site, &asked.key()).await?;
-    let entry = answer.entry.as_ref().ok_or_else(|| asked.not_found())?;
-    let body = one_ayah(&plain_body(entry)?, asked.number.get(), index).ok_or_else(missing)?;
-    Ok(Representation::part(entry, answer.outcome, body)?.respond(&site.cache, &method, &headers))
+    let key = asked.key();
+    let (entry, outcome) = ask(&site, &key, || asked.not_found()).await?;
+    match one_ayah(&plain_body(&entry)?, asked.number.get(), index) {
+        Some(body) => {
+            Ok(Representation::part(&entry, outcome, body)?.respond(&site.cache, &method, &headers))
+        }
+        None => Err(explained(missing(), &site.cache, key.as_key_ref(), &Ok(Answer::of(entry, outcome)))),
+    }
 }
 
 /// `GET /api/v1/reciters`
@@ -149,12 +154,18 @@ fn unreachable_list(name: &str) -> Problem {
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", detail)
 }
 
-async fn ask(site: &Site, key: &Key) -> Result<Answer, Problem> {
-    let answer = site.cache.get_or_load(key.as_key_ref(), &site.source).await?;
-    if answer.entry.is_some() {
-        site.warmer.note_read(key.as_key_ref());
-    }
-    Ok(answer)
+/// What the cache answers for `key`; a problem too says where it came from.
+async fn ask(site: &Site, key: &Key, missing: impl FnOnce() -> Problem) -> Result<(Entry, Outcome), Problem> {
+    let answered = site.cache.get_or_load(key.as_key_ref(), &site.source).await;
+    let problem = match &answered {
+        Ok(Answer { entry: Some(entry), outcome, .. }) => {
+            site.warmer.note_read(key.as_key_ref());
+            return Ok((entry.clone(), *outcome));
+        }
+        Ok(_) => missing(),
+        Err(error) => error.clone().into(),
+    };
+    Err(explained(problem, &site.cache, key.as_key_ref(), &answered))
 }
 
 async fn answer_whole(
@@ -164,9 +175,8 @@ async fn answer_whole(
     headers: &HeaderMap,
     missing: impl FnOnce() -> Problem,
 ) -> Reply {
-    let answer = ask(site, key).await?;
-    let entry = answer.entry.as_ref().ok_or_else(missing)?;
-    Ok(Representation::whole(entry, answer.outcome)?.respond(&site.cache, method, headers))
+    let (entry, outcome) = ask(site, key, missing).await?;
+    Ok(Representation::whole(&entry, outcome)?.respond(&site.cache, method, headers))
 }
 
 /// The ayah numbered `ayah` out of a rendered surah, as a document of its own.

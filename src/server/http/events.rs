@@ -1,11 +1,12 @@
 //! What happens, as it happens: `GET /admin/v1/events`, a stream of server-sent events.
 //!
-//! Names: `content`, `invalidated`, `removed` (evictions and expiries, summed up each second with some keys as a sample),
-//! `rejected`, `state`, `alert`, `missed`. Each has an id that only rises, also over restarts that keep their disk; who
+//! Names: `content`, `invalidated`, `removed` (evictions and expiries) and `answered` (by outcome; of the hits only a
+//! sample), both summed up each second with some keys as a sample, `rejected`, `state`, `alert`, `missed`. Each has an id that only rises, also over restarts that keep their disk; who
 //! comes back with the last it saw is told how many it missed. A comment goes out when nothing else does, so that both
 //! ends notice a dead connection. Bounded are the streams ([`STREAMS_MAX`]) and what waits for a slow reader; a stop ends
 //! them.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,8 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until};
 
-use crate::engine::{Cause, Event, Removal, Subscription};
+use crate::engine::{Cause, Event, Outcome, Removal, Subscription};
+use crate::key::Key;
 
 use super::Site;
 use super::admin::Reply;
@@ -52,6 +54,8 @@ pub(super) async fn events(State(site): State<Site>, headers: HeaderMap) -> Repl
         subscription,
         stopping: site.feeds.stopping.clone(),
         removals: Removals::default(),
+        answers: Answers::default(),
+        ready: VecDeque::new(),
         look_at: Instant::now() + EVERY,
         quiet_since: Instant::now(),
         last_id: site.cache.last_event(),
@@ -81,7 +85,10 @@ struct Feed {
     subscription: Subscription,
     stopping: watch::Receiver<bool>,
     removals: Removals,
-    /// When removals are summed up next.
+    answers: Answers,
+    /// What has been summed up and is to be told next.
+    ready: VecDeque<String>,
+    /// When removals and answers are summed up next.
     look_at: Instant,
     quiet_since: Instant,
     last_id: u64,
@@ -105,6 +112,9 @@ impl Feed {
             return Some(first);
         }
         loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
             let heard = tokio::select! {
                 biased;
                 // An error means that nobody is left to say so, which says the same.
@@ -128,8 +138,15 @@ impl Feed {
     /// What a second without an event to tell brings.
     fn look(&mut self) -> Option<String> {
         self.look_at = Instant::now() + EVERY;
-        if let Some(summary) = self.removals.take() {
-            return Some(self.told("removed", &summary));
+        let sums = [("removed", self.removals.take()), ("answered", self.answers.take())];
+        for (name, sum) in sums {
+            if let Some(sum) = sum {
+                let told = self.told(name, &sum);
+                self.ready.push_back(told);
+            }
+        }
+        if let Some(first) = self.ready.pop_front() {
+            return Some(first);
         }
         (self.quiet_since.elapsed() >= QUIET_MAX).then(|| {
             self.quiet_since = Instant::now();
@@ -147,6 +164,10 @@ impl Feed {
         Some(match event {
             Event::Removed(removal) => {
                 self.removals.add(&removal);
+                return None;
+            }
+            Event::Answered { key, outcome } => {
+                self.answers.add(&key, outcome);
                 return None;
             }
             Event::Invalidated { what, count } => ("invalidated", json!({"what": what, "count": count})),
@@ -193,6 +214,32 @@ impl Removals {
     }
 }
 
+/// Answers since they were last told: how many of each outcome, and some of them by name.
+#[derive(Debug, Default)]
+struct Answers {
+    by_outcome: [u64; Outcome::ALL.len()],
+    sample: Vec<Value>,
+}
+
+impl Answers {
+    fn add(&mut self, key: &Key, outcome: Outcome) {
+        if let Some(count) = self.by_outcome.get_mut(outcome.index()) {
+            *count += 1;
+        }
+        if self.sample.len() < SAMPLE_MAX {
+            self.sample.push(json!({"key": key.as_str(), "outcome": outcome.name()}));
+        }
+    }
+
+    fn take(&mut self) -> Option<Value> {
+        let Self { by_outcome, sample } = std::mem::take(self);
+        let counted = Outcome::ALL.into_iter().zip(by_outcome).filter(|(_, count)| *count > 0);
+        let outcomes: serde_json::Map<_, _> =
+            counted.map(|(outcome, count)| (outcome.name().to_owned(), count.into())).collect();
+        (!outcomes.is_empty()).then(|| json!({"outcomes": outcomes, "sample": sample}))
+    }
+}
+
 /// JSON has no line breaks of its own, so one line of data is enough.
 fn frame(name: &str, id: u64, about: &Value) -> String {
     format!("event: {name}\nid: {id}\ndata: {about}\n\n")
@@ -201,7 +248,7 @@ fn frame(name: &str, id: u64, about: &Value) -> String {
 /// The most streams at once.
 const STREAMS_MAX: usize = 64;
 
-/// How often removals are summed up.
+/// How often removals and answers are summed up.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// After so long without an event a comment goes out.
@@ -210,7 +257,7 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 /// When a client whose stream has ended should come back.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// So many removals of a second are told by name.
+/// So many removals and answers of a second are told by name.
 const SAMPLE_MAX: usize = 10;
 
 #[cfg(test)]

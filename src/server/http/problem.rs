@@ -123,8 +123,17 @@ impl From<Error> for Problem {
             ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, "CLOSING"),
             _ => (S::INTERNAL_SERVER_ERROR, "INTERNAL"),
         };
-        if status.is_server_error() {
-            tracing::error!(code, error = %error.chain(), "a request failed");
+        match error.kind() {
+            // The engine says that a source is down, once in a while; an outage must not fill the log.
+            ErrorKind::SourceUnavailable
+            | ErrorKind::SourceTimedOut
+            | ErrorKind::SourceRefused
+            | ErrorKind::Busy
+            | ErrorKind::Closed => tracing::debug!(code, error = %error.chain(), "a request failed"),
+            _ if status.is_server_error() => {
+                tracing::error!(code, error = %error.chain(), "a request failed");
+            }
+            _ => {}
         }
         let mut problem = Self::new(status, code, error.to_string());
         problem.0.place = error.place().map(ToOwned::to_owned);

@@ -12,9 +12,10 @@ use axum::response::IntoResponse as _;
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::engine::{Cache, Outcome, Policy};
+use crate::engine::{Answer, Cache, Outcome, Policy};
 use crate::entry::{Entry, Head};
 use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyRef;
 
 use super::coding::{Accepted, Coding};
 use super::compress::plain_body;
@@ -419,19 +420,55 @@ fn cache_status(value: &mut Vec<u8>, outcome: Outcome, entry: &Entry, now: Times
             value.extend_from_slice(b"hit; ttl=");
             return write_number(value, entry.expires_at().since(now).as_secs());
         }
-        Outcome::Miss => "fwd=miss; stored",
-        Outcome::Joined => "fwd=miss; collapsed; detail=joined",
         Outcome::Stale | Outcome::Revalidating | Outcome::Fallback => {
             value.extend_from_slice(b"hit; ttl=-");
             write_number(value, now.since(entry.expires_at()).as_secs());
             value.extend_from_slice(b"; detail=");
             outcome.name()
         }
-        Outcome::Negative => "hit; detail=negative",
-        Outcome::Bypass => "fwd=bypass",
-        Outcome::Rejected => "fwd=miss; detail=rejected",
+        Outcome::Miss => "fwd=miss; stored",
+        other => forwarded(Some(other)),
     };
     value.extend_from_slice(said.as_bytes());
+}
+
+/// What is said of an answer that had to be asked for, or of one without an entry.
+fn forwarded(outcome: Option<Outcome>) -> &'static str {
+    match outcome {
+        Some(Outcome::Joined) => "fwd=miss; collapsed; detail=joined",
+        Some(Outcome::Bypass) => "fwd=bypass",
+        Some(Outcome::Rejected) => "fwd=miss; detail=rejected",
+        Some(Outcome::Negative) => "hit; detail=negative",
+        None => "fwd=miss; detail=failed",
+        Some(_) => "fwd=miss",
+    }
+}
+
+/// `problem` as the answer to a question for `key` that was `answered` so, with where that came from.
+pub(super) fn explained(
+    problem: Problem,
+    cache: &Cache,
+    key: KeyRef<'_>,
+    answered: &Result<Answer>,
+) -> Problem {
+    let (outcome, now) = (Outcome::of(answered), cache.now());
+    let mut value = Vec::new();
+    match (answered, cache.absent_until(key)) {
+        (Ok(Answer { entry: Some(entry), outcome, .. }), _) => cache_status(&mut value, *outcome, entry, now),
+        (_, Some(until)) if outcome == Some(Outcome::Negative) => {
+            value.extend_from_slice(b"hifz; hit; ttl=");
+            write_number(&mut value, until.since(now).as_secs());
+            value.extend_from_slice(b"; detail=negative");
+        }
+        _ => {
+            value.extend_from_slice(b"hifz; ");
+            value.extend_from_slice(forwarded(outcome).as_bytes());
+        }
+    }
+    match HeaderValue::try_from(value) {
+        Ok(value) => problem.with(HeaderName::from_static("cache-status"), value),
+        Err(_) => problem,
+    }
 }
 
 fn not_as_announced() -> Error {

@@ -1,5 +1,9 @@
 //! A real server as a child process on a free port, and a plain HTTP client that sees every byte.
 
+pub(crate) mod authority;
+pub(crate) mod feed;
+pub(crate) mod origin;
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;

@@ -56,7 +56,7 @@ pub(super) fn operations() -> Vec<Operation> {
     );
     operations.push(
         cache(Operation::get("/admin/v1/events", "What happens, as it happens"))
-            .about("Events: `content`, `invalidated`, `removed` (summed up each second, with some keys as a sample), `rejected`, `state`, `alert`, `missed`.")
+            .about("Events: `content`, `invalidated`, `removed` and `answered` (summed up each second, with some keys as a sample), `rejected`, `state`, `alert`, `missed`.")
             .takes("LastEventId")
             .text(200, "Server-sent events; the stream ends with the server", "text/event-stream"),
     );
