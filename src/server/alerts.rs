@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -14,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::engine::{Cache, Event, Stats};
 
 use super::config;
+use super::http::Operations;
 
 /// The alerts of this process.
 #[derive(Debug)]
@@ -192,10 +194,10 @@ fn share(part: u64, whole: u64) -> f64 {
 }
 
 /// Looks every second, for as long as the process serves.
-pub(super) async fn keep_looking(alerts: std::sync::Arc<Alerts>, cache: Cache) {
+pub(super) async fn keep_looking(operations: Arc<Operations>, cache: Cache) {
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
-        alerts.look(&cache, &cache.stats());
+        operations.alerts.look(&cache, &cache.stats());
     }
 }
 

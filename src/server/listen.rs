@@ -117,6 +117,11 @@ impl Reception {
         Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX), 0), ..self.clone() }
     }
 
+    /// What one client may take.
+    pub(super) fn limits(&self) -> Arc<Limits> {
+        self.limits.clone()
+    }
+
     /// One permit for each connection that may still come.
     pub(super) fn seats(&self) -> Arc<Semaphore> {
         self.seats.connections.clone()

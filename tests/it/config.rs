@@ -82,3 +82,19 @@ fn a_negative_number_as_a_flag_is_refused_with_what_is_accepted() {
         assert!(outcome.err.contains(part), "{part} in {outcome:?}");
     }
 }
+
+#[test]
+fn config_tells_what_a_running_server_goes_by_otherwise() {
+    let directory = tempfile::tempdir().unwrap();
+    let _server = crate::common::Server::start_with(directory.path(), &["--memory", "64MB"]);
+    let hifz = Hifz::new();
+    let data = directory.path().to_str().unwrap();
+    let outcome = hifz.run(&["config", "--data-dir", data]);
+    assert_eq!(outcome.code, 0, "{outcome:?}");
+    assert!(outcome.err.contains("goes by memory = 64MB (flag --memory)"), "{outcome:?}");
+    assert!(!outcome.err.contains("max_entries"), "{outcome:?}");
+    let outcome = hifz.run(&["config", "--json", "--data-dir", data]);
+    let config: Value = serde_json::from_str(&outcome.out).unwrap();
+    assert_eq!(setting(&config, "memory").0, "500MB");
+    assert_eq!(setting(&config["server"], "memory").0, "64MB");
+}

@@ -115,6 +115,51 @@ fn what_needs_a_restart_is_named_and_left_as_it_is() {
 }
 
 #[test]
+fn the_settings_that_are_shown_are_those_in_effect() {
+    let directory = tempdir().unwrap();
+    let began = "admin_token = 'first-admin-token-0123'\n[namespaces.c]\ncompressed_only = true\n";
+    let (server, _) = server(directory.path(), began);
+    let shown = || {
+        let shown = ask(&server, "first-admin-token-0123", "GET", "/admin/v1/config", "").json();
+        move |key: &str| {
+            let settings = shown["settings"].as_array().unwrap();
+            let found: Vec<_> = settings.iter().filter(|setting| setting["key"] == key).cloned().collect();
+            assert_eq!(found.len(), 1, "{key}");
+            found[0].clone()
+        }
+    };
+    let value = |key: &str| shown()(key)["value"].as_str().unwrap().to_owned();
+    assert_eq!((value("memory"), value("namespaces.c.compressed_only")), ("500MB".into(), "true".into()));
+
+    let settings = "memory = '20MB'\ncontent_auth = 'user'\nadmin_token = 'first-admin-token-0123'\n\
+                    [namespaces.d]\nttl = '5m'\n";
+    let said = reread(directory.path(), &server, settings, READ_AGAIN);
+    let of = shown();
+    let memory = of("memory");
+    assert_eq!((&memory["value"], &memory["origin"]), (&json!("20MB"), &json!("hifz.toml:1")));
+    assert!(memory.get("after_restart").is_none());
+    assert_eq!(of("namespaces.d.ttl")["value"], json!("5m"));
+    // A namespace that is merely named has nothing that would need a restart.
+    assert!(of("namespaces.d.compressed_only").get("after_restart").is_none());
+    assert!(
+        !said.contains("namespaces.d.compressed_only") && !said.contains("namespaces.d.jitter"),
+        "{said}"
+    );
+    let auth = of("content_auth");
+    assert_eq!((&auth["value"], &auth["origin"]), (&json!("public"), &json!("default")));
+    assert_eq!(auth["after_restart"], json!({"value": "user", "origin": "hifz.toml:2"}));
+    let gone = of("namespaces.c.compressed_only");
+    assert_eq!(gone["value"], json!("true"));
+    assert_eq!(gone["after_restart"], json!({"value": "false", "origin": "default"}));
+
+    reread(directory.path(), &server, "memory = 'much'\n", REFUSED);
+    assert_eq!(value("memory"), "20MB", "what is refused changes nothing");
+    reread(directory.path(), &server, began, READ_AGAIN);
+    assert_eq!(value("memory"), "500MB");
+    assert!(shown()("content_auth").get("after_restart").is_none());
+}
+
+#[test]
 fn a_rewritten_key_set_is_taken_though_its_path_is_the_same() {
     let directory = tempdir().unwrap();
     let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures").join(name);

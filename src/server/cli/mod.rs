@@ -5,6 +5,7 @@
 
 mod args;
 mod cache;
+mod config;
 mod output;
 mod stats;
 mod target;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use clap::ArgMatches;
 use clap::error::ErrorKind as UsageKind;
 use hyper::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::output::{Failure, note, say, say_json};
 use self::target::{Target, run};
@@ -61,7 +62,7 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
             let reread = move || Settings::load(&flags, std::env::vars_os(), config.as_deref());
             super::serve(&settings, Arc::new(reread)).map_err(Failure::from)
         }
-        Some(("config", _)) => config_command(&settings, &warnings, is_json),
+        Some(("config", _)) => config::config(&settings, &warnings, is_json),
         Some(("import", matches)) => {
             let paths: Vec<&PathBuf> = matches.get_many(args::PATH).into_iter().flatten().collect();
             transfer::import(&settings, &paths, is_json)
@@ -86,23 +87,6 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
         Some((name, matches)) => cache::act(name, matches, &settings, is_json)
             .unwrap_or_else(|| Err(Failure::Refused(format!("unknown command {name:?}")))),
     }
-}
-
-/// `hifz config`
-fn config_command(settings: &Settings, warnings: &[Warning], is_json: bool) -> Result<(), Failure> {
-    if is_json {
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        return say_json(&json!({"settings": settings.effective(), "warnings": warnings}));
-    }
-    warn(warnings);
-    let effective = settings.effective();
-    let width = |lengths: &mut dyn Iterator<Item = usize>| lengths.max().unwrap_or(0).min(COLUMN_CHARS_MAX);
-    let key_width = width(&mut effective.iter().map(|line| line.key.len()));
-    let value_width = width(&mut effective.iter().map(|line| line.value.chars().count()));
-    let lines = effective
-        .iter()
-        .map(|line| format!("{:key_width$}  {:value_width$}  {}\n", line.key, line.value, line.origin));
-    say(lines.collect::<String>().trim_end())
 }
 
 /// `hifz health`
@@ -194,12 +178,10 @@ fn report_usage(usage: &clap::Error) -> ExitCode {
 /// How long a short command waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A column of `hifz config` is padded at most so far.
-const COLUMN_CHARS_MAX: usize = 44;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn health_is_told_without_control_characters() {

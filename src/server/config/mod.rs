@@ -96,11 +96,23 @@ pub(crate) struct Effective {
     pub(crate) value: String,
     /// Flag, environment variable, file and line, or default.
     pub(crate) origin: String,
+    /// What it will be once the process has been started again, where that differs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) after_restart: Option<AfterRestart>,
     /// Tells a hidden value from another.
     #[serde(skip)]
     mark: u64,
     #[serde(skip)]
     reloadable: Reloadable,
+}
+
+/// What a setting will be, and where that was said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct AfterRestart {
+    /// The value, as it would be written.
+    pub(crate) value: String,
+    /// Flag, environment variable, file and line, or default.
+    pub(crate) origin: String,
 }
 
 /// Whether a change of a setting holds at once or only after a restart.
@@ -144,13 +156,41 @@ impl Settings {
 
     /// The settings of one kind that `next` sets otherwise, by their keys.
     pub(crate) fn changed(&self, next: &Self, kind: Reloadable) -> Vec<String> {
-        let values = |settings: &Self| -> BTreeMap<String, (String, u64)> {
-            let of_kind = settings.effective.iter().filter(|one| one.reloadable == kind);
-            of_kind.map(|one| (one.key.clone(), (one.value.clone(), one.mark))).collect()
-        };
-        let (own, other) = (values(self), values(next));
-        let keys: BTreeSet<_> = own.keys().chain(other.keys()).collect();
-        keys.into_iter().filter(|key| own.get(*key) != other.get(*key)).cloned().collect()
+        let own = self.effective.iter().chain(&next.effective).filter(|one| one.reloadable == kind);
+        let keys: BTreeSet<_> = own.map(|one| one.key.as_str()).collect();
+        let is_other = |key: &&str| self.shown(key).is_some_and(|one| !one.is_same(next.shown(key).as_ref()));
+        keys.into_iter().filter(is_other).map(str::to_owned).collect()
+    }
+
+    /// What holds in a process that began with these settings and has read `next` meanwhile: `next`, but those of
+    /// `needs_restart` as it began with them.
+    pub(crate) fn in_effect(&self, next: &Self, needs_restart: &BTreeSet<String>) -> Vec<Effective> {
+        let named = |settings: &Self, key: &str| settings.effective.iter().any(|one| one.key == key);
+        let gone = self.effective.iter().filter(|one| !named(next, &one.key));
+        let gone = gone.filter(|one| needs_restart.contains(&one.key));
+        next.effective
+            .iter()
+            .chain(gone)
+            .map(|one| {
+                let (now, then) = (self.shown(&one.key), next.shown(&one.key));
+                match (needs_restart.contains(&one.key), now, then) {
+                    (true, Some(now), Some(Effective { value, origin, .. })) => {
+                        Effective { after_restart: Some(AfterRestart { value, origin }), ..now }
+                    }
+                    _ => one.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// One setting as it holds: of a namespace that is not named, the default.
+    fn shown(&self, key: &str) -> Option<Effective> {
+        let own = self.effective.iter().find(|one| one.key == key);
+        own.cloned().or_else(|| {
+            let (_, key_of_namespace) = key.strip_prefix("namespaces.")?.rsplit_once('.')?;
+            let row = NamespaceSettings::SECTION.rows.iter().find(|row| row.key == key_of_namespace)?;
+            Some(show(key.to_owned(), row, &given_or_default(&BTreeMap::new(), row)))
+        })
     }
 
     fn of(mut layers: Layers) -> Result<(Self, Vec<Warning>), Problems> {
@@ -211,14 +251,28 @@ fn with_content_defaults(mut values: Values) -> Values {
     values
 }
 
-fn effective_of(values: &Values) -> Vec<Effective> {
-    let show = |key: String, row: &Row, given: &Given| Effective {
+impl Effective {
+    /// Whether `other` is the same value, wherever it came from; of what is hidden, the mark tells.
+    fn is_same(&self, other: Option<&Self>) -> bool {
+        other.is_some_and(|other| (&self.value, self.mark) == (&other.value, other.mark))
+    }
+}
+
+fn show(key: String, row: &Row, given: &Given) -> Effective {
+    let value = (row.check)(&row.kind, &given.raw).unwrap_or_else(|refusal| refusal);
+    // What is shown tells apart what is not hidden, however it was written.
+    let marked = if row.kind.is_hidden() { given.raw.to_string() } else { value.clone() };
+    Effective {
         key,
-        value: (row.check)(&row.kind, &given.raw).unwrap_or_else(|refusal| refusal),
+        mark: xxhash_rust::xxh3::xxh3_64(marked.as_bytes()),
+        value,
         origin: given.origin.to_string(),
-        mark: xxhash_rust::xxh3::xxh3_64(given.raw.to_string().as_bytes()),
+        after_restart: None,
         reloadable: if row.is_reloadable { Reloadable::Yes } else { Reloadable::No },
-    };
+    }
+}
+
+fn effective_of(values: &Values) -> Vec<Effective> {
     let mut effective: Vec<Effective> = table::rows()
         .map(|row| show(row.key.to_owned(), row, &given_or_default(&values.given, row)))
         .collect();

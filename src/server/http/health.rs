@@ -106,7 +106,7 @@ impl Components {
 
 /// A full cache is the normal state of a cache, so that alert is a remark here and no fault.
 fn memory(site: &Site) -> Component {
-    let alerts = site.alerts.look(&site.cache, &site.cache.stats());
+    let alerts = site.operations.alerts.look(&site.cache, &site.cache.stats());
     let raised = alerts.iter().find(|alert| alert.kind == Kind::MemoryAbove && alert.is_raised);
     Component {
         status: Status::Ok,

@@ -71,7 +71,7 @@ impl Hits {
             _ => return None,
         };
         out.extend_from_slice(if form.is_some() { OK } else { NOT_MODIFIED });
-        self.0.traffic.answered(Class::Content, if form.is_some() { 200 } else { 304 });
+        self.0.operations.traffic.answered(Class::Content, if form.is_some() { 200 } else { 304 });
         let mut lines = Bytes(out);
         answered.describe(&mut lines, etag, modified_at_secs, &self.0.cache);
         if let Some(form) = &form {

@@ -50,9 +50,9 @@ fn render(site: &Site, format: Format) -> String {
 fn of_process(text: &mut Exposition, site: &Site) {
     let version = [("version", env!("CARGO_PKG_VERSION"))];
     text.gauge("hifz_build_info", "The version that runs; always 1.").sample(&version, 1);
-    let uptime = site.cache.now().since(site.started_at);
+    let uptime = site.cache.now().since(site.operations.started_at);
     text.gauge("hifz_uptime_seconds", "Time since the start.").sample(&[], uptime.as_secs());
-    let started_at = seconds(Duration::from_millis(site.started_at.as_millis()));
+    let started_at = seconds(Duration::from_millis(site.operations.started_at.as_millis()));
     text.gauge("process_start_time_seconds", "When the process started, in Unix time.")
         .sample(&[], started_at);
     if let Some(descriptors) = std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count) {
@@ -154,17 +154,17 @@ fn times(latencies: &Latencies, (from, to): (Duration, Duration)) -> Times {
 
 fn of_alerts(text: &mut Exposition, site: &Site, stats: &Stats) {
     text.gauge("hifz_alert", "1 while the alert is raised.");
-    for alert in site.alerts.look(&site.cache, stats) {
+    for alert in site.operations.alerts.look(&site.cache, stats) {
         text.sample(&[("alert", alert.kind.name())], u8::from(alert.is_raised));
     }
 }
 
 fn of_http(text: &mut Exposition, site: &Site) {
     text.counter("hifz_http_requests_total", "Answers by kind of route and status.");
-    for (class, status, count) in site.traffic.answers() {
+    for (class, status, count) in site.operations.traffic.answers() {
         text.sample(&[("route", class.name()), ("status", &status.to_string())], count);
     }
-    let open = site.limits.connections.saturating_sub(site.seats.available_permits() as u64);
+    let open = site.limits.connections.saturating_sub(site.operations.seats.available_permits() as u64);
     text.gauge("hifz_http_connections", "Open connections.").sample(&[], open);
     text.gauge("hifz_http_connections_limit", "The most connections at a time.")
         .sample(&[], site.limits.connections);

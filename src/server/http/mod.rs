@@ -52,8 +52,9 @@ use crate::datadir::DataDir;
 use crate::engine::Cache;
 use crate::server::access::Gate;
 use crate::server::alerts::Alerts;
-use crate::server::config::{Effective, Limits};
+use crate::server::config::Limits;
 use crate::server::readiness::Readiness;
+use crate::server::reload::InEffect;
 use crate::server::traffic::{Class, Traffic};
 use crate::server::warm::Warmer;
 use crate::source::Source;
@@ -95,11 +96,17 @@ pub(super) struct Site {
     /// Whether plain hits may be answered without the router.
     pub(super) answers_plainly: bool,
     pub(super) description: Arc<Description>,
-    /// The settings as they hold, for people.
-    pub(super) effective: Arc<[Effective]>,
-    pub(super) readiness: Arc<Readiness>,
-    pub(super) alerts: Arc<Alerts>,
-    pub(super) traffic: Arc<Traffic>,
+    pub(super) operations: Arc<Operations>,
+}
+
+/// What those look at who run the server.
+#[derive(Debug)]
+pub(super) struct Operations {
+    /// The settings as they hold at this moment.
+    pub(super) in_effect: InEffect,
+    pub(super) readiness: Readiness,
+    pub(super) alerts: Alerts,
+    pub(super) traffic: Traffic,
     /// A permit for each connection that may still come.
     pub(super) seats: Arc<Semaphore>,
     pub(super) started_at: Timestamp,
@@ -236,7 +243,7 @@ fn finish(routes: Routes, site: &Site) -> Router {
         .into_router()
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
-        .layer(from_fn_with_state(site.traffic.clone(), finish_answer))
+        .layer(from_fn_with_state(site.operations.clone(), finish_answer))
         .with_state(site.clone())
 }
 
@@ -273,7 +280,11 @@ async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
 }
 
 /// Gives every answer its request id and every error its form, and counts it.
-async fn finish_answer(State(traffic): State<Arc<Traffic>>, request: Request, next: Next) -> Response<Body> {
+async fn finish_answer(
+    State(operations): State<Arc<Operations>>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
     let class = Class::of(request.uri().path());
     let id = request_id(request.headers().get(REQUEST_ID));
     let mut response = next.run(request).await;
@@ -288,7 +299,7 @@ async fn finish_answer(State(traffic): State<Arc<Traffic>>, request: Request, ne
         response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
     }
     response.headers_mut().insert(REQUEST_ID, id);
-    traffic.answered(class, response.status().as_u16());
+    operations.traffic.answered(class, response.status().as_u16());
     response
 }
 

@@ -31,7 +31,7 @@ pub(super) async fn livez() -> &'static str {
 
 /// `GET /readyz`
 pub(super) async fn readyz(State(site): State<Site>) -> Result<&'static str, Problem> {
-    let why = match site.readiness.waits_for() {
+    let why = match site.operations.readiness.waits_for() {
         Some(why) => why.to_owned(),
         None => match health::why_unavailable(&site).await {
             Some(why) => why,
@@ -44,7 +44,7 @@ pub(super) async fn readyz(State(site): State<Site>) -> Result<&'static str, Pro
 
 /// `GET /admin/v1/config`
 pub(super) async fn config(State(site): State<Site>) -> Json<Value> {
-    Json(json!({"settings": *site.effective}))
+    Json(json!({"settings": *site.operations.in_effect.now()}))
 }
 
 /// `GET /openapi.json`

@@ -23,12 +23,12 @@ pub(super) async fn stats(State(site): State<Site>) -> Json<Value> {
 
 fn figures(site: &Site) -> Value {
     let stats = site.cache.stats();
-    let alerts = site.alerts.look(&site.cache, &stats);
+    let alerts = site.operations.alerts.look(&site.cache, &stats);
     let namespaces: Map<String, Value> =
         stats.namespaces.iter().map(|namespace| (namespace.name.clone(), of_namespace(namespace))).collect();
     let mut figures = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "uptime_s": site.cache.now().since(site.started_at).as_secs(),
+        "uptime_s": site.cache.now().since(site.operations.started_at).as_secs(),
         "hits": stats.hits,
         "misses": stats.misses,
         "hit_ratio": stats.all.hit_ratio().unwrap_or(0.0),
@@ -115,12 +115,12 @@ fn of_alert(alert: &Alert) -> Value {
 
 fn of_http(site: &Site) -> Value {
     let mut answers = json!({});
-    for (class, status, count) in site.traffic.answers() {
+    for (class, status, count) in site.operations.traffic.answers() {
         answers[class.name()][status.to_string()] = count.into();
     }
     let limit = site.limits.connections;
     json!({
-        "connections": limit.saturating_sub(site.seats.available_permits() as u64),
+        "connections": limit.saturating_sub(site.operations.seats.available_permits() as u64),
         "connections_limit": limit,
         "answers": answers,
     })
