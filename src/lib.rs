@@ -66,7 +66,7 @@ pub use content::keys;
 pub use datadir::{DataDir, Run};
 pub use disk::{DiskState, DiskStatus, DiskVerified, PagesVerified};
 pub use engine::{
-    Answer, Breaker, Cache, CacheBuilder, Cause, Durability, Event, Explanation, Filter, Happened,
+    Answer, Breaker, Cache, CacheBuilder, Cause, Charge, Durability, Event, Explanation, Filter, Happened,
     InNamespace, Latencies, ListCursor, Listed, Listing, MissReason, NamespaceStats, OVERFLOW_NAME,
     Operation, Outcome, Policy, Selector, SetOptions, SourceStatus, Stats, StoredCopy, Subscription,
     TAGS_MAX, Task, Ttl, WarmReport, Warmed, Warmth,

@@ -4,6 +4,7 @@
 //! reading, invalidating, sweeping, warm restart. It does not know HTTP, what bodies mean, or how the tiers work inside.
 
 mod builder;
+mod charge;
 mod doomed;
 mod events;
 mod explain;
@@ -50,6 +51,7 @@ pub(crate) use crate::memory::Removal;
 /// Why entries leave memory, and the name that namespaces beyond the most are counted under.
 pub use crate::memory::{Cause, OVERFLOW_NAME};
 pub use builder::{CacheBuilder, Durability};
+pub use charge::Charge;
 pub use events::{Event, Subscription};
 pub use explain::{Explanation, StoredCopy};
 pub use gate::{Breaker, SourceStatus};
@@ -572,6 +574,36 @@ impl Cache {
     pub fn set_memory(&self, bytes: u64) {
         let state = self.state();
         state.memory.set_limits(Limits { bytes, entries: state.entries_max });
+    }
+
+    /// Charges what the program holds beside the cache to the cache's memory limit; nothing yet, see [`Charge::set`].
+    ///
+    /// ```
+    /// # let cache = hifz::Cache::builder().memory(16 << 20).open()?;
+    /// let mut charge = cache.charge();
+    /// let buffer = vec![0_u8; 1 << 20];
+    /// charge.set(buffer.len() as u64);
+    /// assert_eq!(cache.stats().memory_withheld_bytes, 1 << 20);
+    /// # drop(charge);
+    /// # assert_eq!(cache.stats().memory_withheld_bytes, 0);
+    /// # cache.close()?;
+    /// # Ok::<(), hifz::Error>(())
+    /// ```
+    #[must_use]
+    pub fn charge(&self) -> Charge {
+        Charge::new(self.shared_state())
+    }
+
+    /// Whether memory still keeps this very entry under its key.
+    #[must_use]
+    pub fn keeps(&self, entry: &Entry) -> bool {
+        self.state().memory.peek(entry.key()).is_some_and(|own| own.is_same(entry))
+    }
+
+    /// The memory limit, in bytes.
+    #[must_use]
+    pub fn memory_limit(&self) -> u64 {
+        self.state().memory.usage().limit_bytes
     }
 
     /// Tells from now on what leaves memory and why, within a quarter of a second, and at once what is invalidated or

@@ -74,6 +74,8 @@ pub(super) struct State {
     pub(super) loads: Semaphore,
     /// How many those are.
     pub(super) loads_max: usize,
+    /// What the program holds on the cache's account; each [`Charge`](super::Charge) counts its own in and out.
+    pub(super) charged_bytes: AtomicU64,
     /// What all loads under way hold; each counts its own in and out.
     pub(super) loading_bytes: Arc<AtomicU64>,
     /// What they may hold.
@@ -134,6 +136,7 @@ impl State {
             flushes_at_all: parts.flushes_at_all,
             loads: Semaphore::new(parts.loads_max),
             loads_max: parts.loads_max,
+            charged_bytes: AtomicU64::new(0),
             loading_bytes,
             loading_bytes_max,
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
@@ -247,6 +250,12 @@ impl State {
     /// Counts something done in a namespace.
     pub(super) fn count_done(&self, namespace: &str, operation: Operation, count: u64) {
         self.counters.did(self.memory.number_of(namespace), operation, count);
+    }
+
+    /// Brings what entries must give way to up to date: the disk tier's memory, and the program's on the cache's account.
+    pub(super) fn charge_beside(&self) {
+        let of_disk = self.disk.as_ref().map_or(0, Disk::memory_bytes);
+        self.memory.charge_beside(of_disk + self.charged_bytes.load(Ordering::Relaxed));
     }
 
     /// All figures at this moment.

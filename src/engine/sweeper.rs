@@ -104,8 +104,8 @@ fn run(state: &Weak<State>, signal: &Signal) {
             remembered.sweep(state.clock.now());
         }
         state.events.deliver(&state.memory);
+        state.charge_beside();
         if let Some(disk) = &state.disk {
-            state.memory.charge_beside(disk.memory_bytes());
             for change in disk.changes() {
                 state.events.tell(|| told(change));
             }

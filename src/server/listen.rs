@@ -15,10 +15,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Semaphore, watch};
 use tokio_rustls::server::TlsStream;
 
+use crate::engine::Cache;
 use crate::error::{Error, ErrorKind, Result};
 
 use super::config::{Limits, ListenAddress};
 use super::http::Hits;
+use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::tls::Tls;
 use super::wire::Wire;
@@ -72,6 +74,8 @@ pub(super) struct Reception {
     limits: Arc<Limits>,
     tls: Option<Tls>,
     seats: Seats,
+    /// Where answers are entered whose readers are slow.
+    outgoing: Outgoing,
     /// Turns true when it is time to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -104,12 +108,17 @@ impl Seats {
 impl Reception {
     pub(super) fn new(
         limits: Arc<Limits>,
-        memory: u64,
+        cache: &Cache,
         tls: Option<Tls>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let seats = Seats::new(limits.connections, memory);
-        Self { limits, tls, seats, stopping }
+        let seats = Seats::new(limits.connections, cache.memory_limit());
+        Self { limits, tls, seats, outgoing: Outgoing::new(cache), stopping }
+    }
+
+    /// The answers that wait for their readers.
+    pub(super) fn outgoing(&self) -> &Outgoing {
+        &self.outgoing
     }
 
     /// The same with seats of its own, for the operators' listeners: a full house must not lock them out.
@@ -137,6 +146,7 @@ impl Reception {
             stopping: self.stopping.clone(),
             roomy: self.seats.roomy.clone(),
             streams: self.seats.streams.clone(),
+            outgoing: self.outgoing.clone(),
         });
         let mut is_short = false;
         loop {

@@ -16,6 +16,7 @@ mod listen;
 mod log;
 mod notify;
 mod opening;
+mod outgoing;
 mod peer;
 mod readiness;
 mod reload;
@@ -79,7 +80,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     let limits = Arc::new(settings.limits.clone());
     listen::take_descriptors(&limits);
     let (stop, stopping) = watch::channel(false);
-    let reception = Reception::new(limits, settings.memory, tls.clone(), stopping.clone());
+    let reception = Reception::new(limits, &stores.cache, tls.clone(), stopping.clone());
     let site = site(settings, &stores, &reception, stopping)?;
 
     let doors = Doors::open(settings, &stores.directory).await?;
@@ -88,7 +89,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     let supervisor = Supervisor::of_environment();
     let mut serving = doors.serve(&site, &reception);
     supervisor.ready();
-    let helpers = help(settings, &site, &supervisor);
+    let helpers = help(settings, &site, &reception, &supervisor);
 
     let reload = Reload::new(settings, reread, &stores, &site, (filter, tls));
     until_stopped(&mut signals, &supervisor, reload).await;
@@ -146,11 +147,17 @@ fn site(
 }
 
 /// Starts what goes on beside the answers for as long as the process serves.
-fn help(settings: &Settings, site: &Site, supervisor: &Supervisor) -> [JoinHandle<()>; 4] {
+fn help(
+    settings: &Settings,
+    site: &Site,
+    reception: &Reception,
+    supervisor: &Supervisor,
+) -> [JoinHandle<()>; 5] {
     [
         tokio::spawn(site.warmer.clone().keep_warm(settings.warm.clone())),
         tokio::spawn(changes::keep_draining(site.cache.clone(), site.store.clone())),
         tokio::spawn(alerts::keep_looking(site.operations.clone(), site.cache.clone())),
+        tokio::spawn(reception.outgoing().clone().keep_looking()),
         tokio::spawn(supervisor.clone().keep_alive(site.cache.clone())),
     ]
 }

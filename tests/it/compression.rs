@@ -129,4 +129,23 @@ fn a_namespace_that_keeps_only_the_compressed_form_serves_the_same() {
         );
         assert!(server.get("/api/v1/surahs/2/ayahs/255").body == ayah);
     }
+    // Who reads the cache itself, one by one, in a batch or by the command line, reads the text too.
+    let raw = server.admin("GET", "/admin/v1/entries/quran%3Asurah%3A2", b"");
+    assert!(raw.body == plain.body);
+    let batch = server.admin("POST", "/admin/v1/entries/get", br#"{"keys":["quran:surah:2"]}"#).json();
+    let document: serde_json::Value = serde_json::from_slice(&plain.body).unwrap();
+    assert_eq!(batch["entries"]["quran:surah:2"]["value"], document);
+    let printed = |flags: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hifz"));
+        command.args(["get", "quran:surah:2", "--data-dir"]).arg(other.path()).args(flags);
+        command.current_dir(other.path()).output().unwrap().stdout
+    };
+    let all_printed = || {
+        assert!(printed(&[]) == plain.body);
+        let shown: serde_json::Value = serde_json::from_slice(&printed(&["--json"])).unwrap();
+        assert_eq!(shown["value"], document);
+    };
+    all_printed();
+    assert_eq!(server.terminate(), 0);
+    all_printed();
 }

@@ -28,6 +28,7 @@ mod memory;
 mod operations;
 mod origin;
 mod outcomes;
+mod outgoing;
 mod prefix;
 mod readme;
 mod reload;

@@ -19,7 +19,7 @@ use crate::key::{Key, Namespace, Tag};
 use crate::pattern::Pattern;
 use crate::server::client::{Client, Send, path_segment, query_value};
 use crate::server::config::{Settings, parse_duration};
-use crate::server::http::shown;
+use crate::server::http::{plain_body, shown};
 
 /// The commands, as clap understands them.
 pub(super) fn commands() -> [Command; 8] {
@@ -137,11 +137,12 @@ impl Given<'_> {
             Way::Directory(cache) => cache.close_after(|cache| {
                 let entry = cache.get(&key)?.ok_or_else(|| missing(&key))?;
                 if self.is_json {
-                    let shown = shown(&entry, cache.now());
+                    let shown = shown(&entry, cache.now())?;
                     return say_json(&with_key(&key, shown));
                 }
+                let plain = plain_body(&entry)?;
                 let mut out = io::stdout().lock();
-                written(out.write_all(entry.body()).and_then(|()| out.flush()))?;
+                written(out.write_all(&plain).and_then(|()| out.flush()))?;
                 Ok(())
             }),
         }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse as _;
+use axum::{Extension, Json};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
@@ -24,9 +24,11 @@ use crate::engine::{SetOptions, Ttl};
 use crate::entry::{Entry, Head};
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
+use crate::server::outgoing::Held;
 
 use super::Site;
 use super::admin::{Reply, read_whole, run};
+use super::compress::{plain_body, plain_bytes};
 use super::entries::{parse_ttl, refuse_private, refuse_reserved};
 use super::problem::Problem;
 
@@ -35,14 +37,14 @@ pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
     let keys = keys_in(&read_whole(&site, body).await?)?;
     keys.iter().try_for_each(|key| refuse_private(key.as_key_ref()))?;
     let bytes_max = site.limits.body;
-    let (found, missing) = run(&site, move |site| {
+    let (found, missing, bytes) = run(&site, move |site| {
         let (mut found, mut missing, mut bytes) = (Vec::new(), Vec::new(), 0);
         for key in &keys {
             let Some(entry) = site.cache.get(key)? else {
                 missing.push(key.to_string());
                 continue;
             };
-            bytes += entry.body().len() as u64;
+            bytes += plain_bytes(&entry);
             if bytes > bytes_max {
                 let message =
                     format!("the values come to more than {bytes_max} bytes (limits.body); ask for fewer");
@@ -50,7 +52,7 @@ pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
             }
             found.push(entry);
         }
-        Ok((found, missing))
+        Ok((found, missing, bytes))
     })
     .await?;
     let pieces = futures_util::stream::iter(pieces(found, missing, site.cache.now()));
@@ -58,7 +60,8 @@ pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
         (header::CONTENT_TYPE, HeaderValue::from_static(JSON)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    Ok((headers, Body::from_stream(pieces)).into_response())
+    // All of them are held until the last is sent.
+    Ok((Extension(Held::Own(bytes)), headers, Body::from_stream(pieces)).into_response())
 }
 
 /// The answer piece by piece, each made when it is sent: entries are shared, and only one of them is ever written out.
@@ -66,12 +69,12 @@ fn pieces(
     found: Vec<Entry>,
     missing: Vec<String>,
     now: Timestamp,
-) -> impl Iterator<Item = Result<Bytes, serde_json::Error>> {
+) -> impl Iterator<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> {
     let entries = found.into_iter().enumerate().map(move |(at, entry)| {
         let mut piece = if at == 0 { Vec::new() } else { vec![b','] };
         serde_json::to_writer(&mut piece, entry.key().as_str())?;
         piece.push(b':');
-        serde_json::to_writer(&mut piece, &Shown::of(&entry, Ttl::of(&entry, now)))?;
+        serde_json::to_writer(&mut piece, &Shown::of(&entry, &plain_body(&entry)?, Ttl::of(&entry, now)))?;
         Ok(Bytes::from(piece))
     });
     let rest = std::iter::once_with(move || {
@@ -135,19 +138,24 @@ struct Shown<'e> {
 }
 
 impl<'e> Shown<'e> {
-    fn of(entry: &'e Entry, ttl: Ttl) -> Self {
+    /// `plain` is the plain form of what `entry` holds.
+    fn of(entry: &'e Entry, plain: &'e [u8], ttl: Ttl) -> Self {
         let content_type = Head::decode(entry.head()).map_or(OCTET_STREAM, |head| head.content_type);
-        let value = if is_json(content_type) { as_json(entry.body()) } else { None };
-        let base64 = value.is_none().then(|| BASE64_STANDARD.encode(entry.body()));
+        let value = if is_json(content_type) { as_json(plain) } else { None };
+        let base64 = value.is_none().then(|| BASE64_STANDARD.encode(plain));
         let ttl_s = ttl.left().map(|left| left.as_secs());
         Self { value, base64, content_type, ttl_s }
     }
 }
 
 /// An entry with its value, as JSON.
-pub(in crate::server) fn shown(entry: &Entry, now: Timestamp) -> serde_json::Value {
+///
+/// # Errors
+/// When it is kept compressed and cannot be read.
+pub(in crate::server) fn shown(entry: &Entry, now: Timestamp) -> crate::Result<serde_json::Value> {
+    let plain = plain_body(entry)?;
     // Text, numbers and JSON always can be.
-    serde_json::to_value(Shown::of(entry, Ttl::of(entry, now))).unwrap_or_default()
+    Ok(serde_json::to_value(Shown::of(entry, &plain, Ttl::of(entry, now))).unwrap_or_default())
 }
 
 fn is_json(content_type: &str) -> bool {

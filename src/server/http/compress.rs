@@ -123,7 +123,7 @@ fn encode(coding: Coding, plain: &[u8]) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// [`ErrorKind::DiskNotTrusted`] when it holds something else than its head says.
-pub(super) fn plain_body(entry: &Entry) -> Result<Cow<'_, [u8]>> {
+pub(in crate::server) fn plain_body(entry: &Entry) -> Result<Cow<'_, [u8]>> {
     // What was written through the raw routes has no head and is what it is.
     let plain = Head::decode(entry.head()).ok().and_then(|head| head.forms.plain_bytes);
     let Some(bytes) = plain else { return Ok(Cow::Borrowed(entry.body())) };
@@ -132,6 +132,12 @@ pub(super) fn plain_body(entry: &Entry) -> Result<Cow<'_, [u8]>> {
     let mut reader = flate2::read::GzDecoder::new(entry.body()).take(bytes + 1);
     reader.read_to_end(&mut whole).map_err(|error| broken().because(error))?;
     if whole.len() as u64 == bytes { Ok(Cow::Owned(whole)) } else { Err(broken()) }
+}
+
+/// How large the plain form of what `entry` holds is.
+pub(super) fn plain_bytes(entry: &Entry) -> u64 {
+    let plain = Head::decode(entry.head()).ok().and_then(|head| head.forms.plain_bytes);
+    plain.unwrap_or(entry.body().len() as u64)
 }
 
 /// Smaller bodies fit into one packet as they are.

@@ -11,6 +11,7 @@ use crate::content::keys::{ReciterId, SurahNumber, TranslationId};
 use crate::engine::Outcome;
 use crate::entry::{Entry, Head};
 use crate::key::KeyRef;
+use crate::server::outgoing::Held;
 use crate::server::traffic::Class;
 use crate::server::wire::RequestHead;
 
@@ -30,6 +31,11 @@ pub(in crate::server) struct Hit {
 }
 
 impl Hit {
+    /// What the body is sent from.
+    pub(in crate::server) fn held(&self) -> Held {
+        Held::Entry(self.entry.clone())
+    }
+
     /// The body; empty where there is none.
     pub(in crate::server) fn body(&self) -> &[u8] {
         self.form.and_then(|form| reply::form_bytes(&self.entry, form)).unwrap_or_default()

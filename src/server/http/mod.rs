@@ -62,7 +62,7 @@ use crate::source::Source;
 #[cfg(feature = "fuzzing")]
 pub(crate) use batch::drive as drive_batch;
 pub(super) use batch::shown;
-pub(super) use compress::Coded;
+pub(super) use compress::{Coded, plain_body};
 use conditions::write_hex;
 pub(super) use date::write_now;
 pub(super) use events::Feeds;

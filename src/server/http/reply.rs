@@ -16,6 +16,7 @@ use crate::engine::{Answer, Cache, Outcome, Policy};
 use crate::entry::{Entry, Head};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
+use crate::server::outgoing::Held;
 
 use super::coding::{Accepted, Coding};
 use super::compress::plain_body;
@@ -241,8 +242,13 @@ impl<'r> Representation<'r> {
             Decision::NotAcceptable => return not_acceptable(&forms).into_response(),
             Decision::Beyond(form) => return beyond(form.length).into_response(),
         };
+        let held = self.held(form);
         match self.body(form) {
-            Ok(body) => self.send((form, body), part, cache, method),
+            Ok(body) => {
+                let mut response = self.send((form, body), part, cache, method);
+                response.extensions_mut().insert(held);
+                response
+            }
             Err(error) => Problem::from(error).into_response(),
         }
     }
@@ -251,6 +257,14 @@ impl<'r> Representation<'r> {
         match &self.own {
             Some(own) => FormList::plain(xxhash_rust::xxh3::xxh3_128(own), own.len(), Place::Body),
             None => FormList::of(self.entry, &self.head),
+        }
+    }
+
+    /// What a part or all of `form` is sent from.
+    fn held(&self, form: Form) -> Held {
+        match form.place {
+            Place::Body | Place::Head(_) if self.own.is_none() => Held::Entry(self.entry.clone()),
+            _ => Held::Own(form.length as u64),
         }
     }
 

@@ -7,8 +7,8 @@
 use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use crate::server::http::without_length_of_nothing;
+use crate::server::outgoing::Held;
 use crate::server::peer::Peer;
 
 use super::head::Framing;
@@ -64,18 +65,12 @@ pub(super) async fn serve<S: Transport>(
             if response.headers().get(header::CONNECTION).is_some_and(|it| it == "close") {
                 progress.is_last.store(true, Ordering::Relaxed);
             }
+            progress.held.get_or_init(|| Held::by(&response));
             Ok::<Response<Watched>, Infallible>(response.map(|body| Watched { body, progress }))
         }
     });
-    let mut lent = Lent {
-        stream,
-        order,
-        progress: progress.clone(),
-        is_flushed: false,
-        reader: None,
-        reading: None,
-        writing: None,
-    };
+    let mut lent =
+        Lent { stream, order, progress: progress.clone(), is_flushed: false, reader: None, reading: None };
     let served = http1::Builder::new()
         .max_header_size(order.header_bytes_max)
         .max_buf_size(order.header_bytes_max.max(BUFFER_BYTES_MIN))
@@ -94,6 +89,8 @@ struct Progress {
     is_answered: AtomicBool,
     /// Set when the answer says that it is the last.
     is_last: AtomicBool,
+    /// What the answer is sent from, once there is one.
+    held: OnceLock<Held>,
 }
 
 /// The body of an answer, which tells when it is at its end.
@@ -138,9 +135,8 @@ struct Lent<'s, S> {
     is_flushed: bool,
     /// Who waits for that.
     reader: Option<Waker>,
-    /// Until when bytes must arrive, and until when they must leave, while either is waited for.
+    /// Until when bytes must arrive, while that is waited for.
     reading: Option<Instant>,
-    writing: Option<Instant>,
 }
 
 impl<S: Transport> Lent<'_, S> {
@@ -168,12 +164,8 @@ impl<S: Transport> Lent<'_, S> {
     }
 
     fn moved(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.writing = None;
-            return written;
-        }
-        let deadline = *self.writing.get_or_insert_with(|| Instant::now() + self.order.write_patience);
-        self.stream.poll_deadline(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        let held = || self.progress.held.get().cloned().unwrap_or(Held::Own(0));
+        self.stream.poll_patiently(cx, written, self.order.write_patience, held)
     }
 }
 

@@ -5,6 +5,7 @@
 //! one that does not read.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::server::http::busy;
+use crate::server::outgoing::{Cut, Held, Outgoing, Wait};
 use crate::server::peer::Peer;
 
 use super::Wire;
@@ -40,21 +42,19 @@ pub(super) async fn serve<S: Transport>(wire: &Wire, stream: Stream<S>, peer: Pe
         let seat = wire.streams.clone().try_acquire_owned().ok();
         // Nothing is begun for a request that finds no seat.
         let answering = seat.is_some().then(|| routes.call(request));
-        let guard = Under::way(&activity, seat);
+        let (guard, outgoing) = (Under::way(&activity, seat), wire.outgoing.clone());
         async move {
             let response = match answering {
                 Some(answering) => answering.await?,
                 None => busy("too many requests are under way, try again shortly"),
             };
-            Ok::<Response<Metered>, Infallible>(response.map(|body| Metered {
-                body,
-                rest: Bytes::new(),
-                guard,
-            }))
+            let (held, wait) = (Held::by(&response), None);
+            let metered = |body| Metered { body, rest: Bytes::new(), guard, outgoing, held, wait };
+            Ok::<Response<Metered>, Infallible>(response.map(metered))
         }
     });
     let header_bytes = u32::try_from(limits.header).unwrap_or(u32::MAX);
-    let io = TokioIo::new(Patient { stream, patience: limits.write_timeout, stalled: None });
+    let io = TokioIo::new(Patient { stream: stream.without_outgoing(), patience: limits.write_timeout });
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
@@ -79,6 +79,8 @@ pub(super) async fn serve<S: Transport>(wire: &Wire, stream: Stream<S>, peer: Pe
                 }
                 return;
             }
+            // What the connection holds is needed elsewhere.
+            () = poll_fn(|cx| activity.cut.poll(cx)) => return,
             () = watch.looks(&activity) => match watch.verdict {
                 Verdict::Fine => {}
                 Verdict::Idle => connection.as_mut().graceful_shutdown(),
@@ -101,6 +103,8 @@ struct Activity {
     thinking: AtomicUsize,
     /// Grows whenever something moves.
     steps: AtomicU64,
+    /// Ends the connection when what its answers hold is needed elsewhere.
+    cut: Arc<Cut>,
 }
 
 /// One request under way.
@@ -195,6 +199,10 @@ struct Metered {
     body: Body,
     rest: Bytes,
     guard: Under,
+    outgoing: Outgoing,
+    held: Held,
+    /// There while a rest waits for the peer to take what went before it.
+    wait: Option<Wait>,
 }
 
 impl HttpBody for Metered {
@@ -221,6 +229,8 @@ impl HttpBody for Metered {
         self.guard.step(false);
         let count = self.rest.len().min(PIECE_BYTES);
         let piece = self.rest.split_to(count);
+        self.wait = (!self.rest.is_empty())
+            .then(|| self.outgoing.wait(self.held.clone(), self.guard.activity.cut.clone()));
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
@@ -244,8 +254,6 @@ impl HttpBody for Metered {
 struct Patient<S> {
     stream: Stream<S>,
     patience: Duration,
-    /// Until when bytes must leave, while that is waited for.
-    stalled: Option<Instant>,
 }
 
 impl<S: Transport> AsyncRead for Patient<S> {
@@ -288,12 +296,7 @@ impl<S: Transport> AsyncWrite for Patient<S> {
 
 impl<S: Transport> Patient<S> {
     fn moved(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let deadline = *self.stalled.get_or_insert_with(|| Instant::now() + self.patience);
-        self.stream.poll_deadline(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.stream.poll_patiently(cx, written, self.patience, || Held::Own(0))
     }
 }
 

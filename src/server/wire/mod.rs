@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::server::config::Limits;
 use crate::server::http::{Hit, Hits};
+use crate::server::outgoing::Outgoing;
 use crate::server::peer::Peer;
 
 use exchange::Order;
@@ -43,6 +44,8 @@ pub(super) struct Wire {
     pub(super) roomy: Arc<Semaphore>,
     /// Requests of HTTP/2 under way, of all connections together.
     pub(super) streams: Arc<Semaphore>,
+    /// Where answers are entered whose readers are slow.
+    pub(super) outgoing: Outgoing,
 }
 
 /// What the beginning of the inbox is.
@@ -72,18 +75,18 @@ struct Ready {
 impl Wire {
     /// Serves a connection to its end.
     pub(super) async fn serve<S: Transport>(&self, transport: S, peer: Peer) {
-        let mut stream = Stream::new(transport, Some(self.stopping.clone()));
+        let mut stream = Stream::new(transport).among(self.stopping.clone(), self.outgoing.clone());
         match self.converse(&mut stream, peer).await {
             Ok(Step::Http2) => match self.roomy.try_acquire() {
                 Ok(_room) => http2::serve(self, stream, peer).await,
                 Err(_) => {
-                    if stream.write(http2::TURNED_AWAY, &[], TURN_AWAY).await.is_ok() {
+                    if stream.say(http2::TURNED_AWAY, TURN_AWAY).await.is_ok() {
                         stream.close().await;
                     }
                 }
             },
             Ok(Step::Refuse(refusal)) => {
-                if stream.write(&refusal.render(), &[], self.limits.write_timeout).await.is_ok() {
+                if stream.say(&refusal.render(), self.limits.write_timeout).await.is_ok() {
                     stream.close().await;
                 }
             }
@@ -109,7 +112,8 @@ impl Wire {
             match self.next(stream, is_first).await? {
                 Step::Hit(ready) => {
                     stream.consume(ready.request_bytes);
-                    stream.write(&ready.head, ready.hit.body(), self.limits.write_timeout).await?;
+                    let (hit, patience) = (&ready.hit, self.limits.write_timeout);
+                    stream.send((&ready.head, hit.body()), patience, || hit.held()).await?;
                     HEAD.set(ready.head);
                     if ready.is_last {
                         return Ok(Step::Gone);
@@ -208,8 +212,8 @@ impl Wire {
 
 /// Says `refusal` to somebody who was not listened to.
 async fn refuse<S: Transport>(transport: S, refusal: &Refusal) {
-    let mut stream = Stream::new(transport, None);
-    if stream.write(&refusal.render(), &[], TURN_AWAY).await.is_ok() {
+    let mut stream = Stream::new(transport);
+    if stream.say(&refusal.render(), TURN_AWAY).await.is_ok() {
         stream.close().await;
     }
 }

@@ -6,12 +6,15 @@
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::server::outgoing::{Cut, Held, Outgoing, Wait};
 
 /// What a connection runs over: TCP, TLS over it, or a Unix socket.
 pub(in crate::server) trait Transport:
@@ -32,6 +35,18 @@ pub(super) struct Stream<S> {
     stopping: Option<watch::Receiver<bool>>,
     /// Wakes this task then; there from the first wait on.
     bell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    slow: Slow,
+}
+
+/// What is known of a reader that does not take what it asked for.
+#[derive(Debug, Default)]
+struct Slow {
+    /// Where such are entered; nobody where nothing large is sent.
+    outgoing: Option<Outgoing>,
+    cut: Option<Arc<Cut>>,
+    /// There while the answer cannot go on, and until when that may last.
+    wait: Option<Wait>,
+    deadline: Option<Instant>,
 }
 
 /// How a wait for bytes ended.
@@ -48,8 +63,27 @@ pub(super) enum Arrival {
 }
 
 impl<S: Transport> Stream<S> {
-    pub(super) fn new(transport: S, stopping: Option<watch::Receiver<bool>>) -> Self {
-        Self { transport, inbox: Vec::new(), used: 0, alarm: Alarm(None), stopping, bell: None }
+    pub(super) fn new(transport: S) -> Self {
+        Self {
+            transport,
+            inbox: Vec::new(),
+            used: 0,
+            alarm: Alarm(None),
+            stopping: None,
+            bell: None,
+            slow: Slow::default(),
+        }
+    }
+
+    /// The same as one of many: it ends when `stopping` says so, and large answers that wait are entered in `outgoing`.
+    pub(super) fn among(self, stopping: watch::Receiver<bool>, outgoing: Outgoing) -> Self {
+        let slow = Slow { outgoing: Some(outgoing), ..Slow::default() };
+        Self { stopping: Some(stopping), slow, ..self }
+    }
+
+    /// The same, but its answers are entered by somebody else.
+    pub(super) fn without_outgoing(self) -> Self {
+        Self { slow: Slow::default(), ..self }
     }
 
     /// What has arrived and not been used.
@@ -133,19 +167,50 @@ impl<S: Transport> Stream<S> {
         self.alarm.poll(cx, deadline)
     }
 
-    /// Writes `head` and then `body` whole; gives up when nothing moves for `patience`.
-    pub(super) async fn write(&mut self, head: &[u8], body: &[u8], patience: Duration) -> io::Result<()> {
+    /// What `written` comes to: while a write made from `held` cannot go on, it is given up once nothing has moved for
+    /// `patience`, or when others need the memory it holds.
+    pub(super) fn poll_patiently(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+        patience: Duration,
+        held: impl FnOnce() -> Held,
+    ) -> Poll<io::Result<usize>> {
+        let slow = &mut self.slow;
+        if written.is_ready() {
+            (slow.deadline, slow.wait) = (None, None);
+            return written;
+        }
+        if let Some(outgoing) = &slow.outgoing {
+            let cut = slow.cut.get_or_insert_default();
+            slow.wait.get_or_insert_with(|| outgoing.wait(held(), cut.clone()));
+            if cut.poll(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+        }
+        let deadline = *slow.deadline.get_or_insert_with(|| Instant::now() + patience);
+        self.alarm.poll(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Writes `bytes` whole, as [`Stream::send`].
+    pub(super) async fn say(&mut self, bytes: &[u8], patience: Duration) -> io::Result<()> {
+        self.send((bytes, &[]), patience, || Held::Own(bytes.len() as u64)).await
+    }
+
+    /// Writes `head` and then `body`, which is made from what `from` says, whole; gives up when nothing moves for `patience`.
+    pub(super) async fn send(
+        &mut self,
+        (head, body): (&[u8], &[u8]),
+        patience: Duration,
+        from: impl Fn() -> Held,
+    ) -> io::Result<()> {
         let (mut head, mut body) = (head, body);
         while !head.is_empty() || !body.is_empty() {
-            let mut deadline = None;
             let written = poll_fn(|cx| {
                 let slices = [IoSlice::new(head), IoSlice::new(body)];
                 let wanted = slices.get(usize::from(head.is_empty())..).unwrap_or_default();
-                if let Poll::Ready(written) = Pin::new(&mut self.transport).poll_write_vectored(cx, wanted) {
-                    return Poll::Ready(written);
-                }
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-                self.alarm.poll(cx, deadline).map(|()| Err(io::ErrorKind::TimedOut.into()))
+                let written = Pin::new(&mut self.transport).poll_write_vectored(cx, wanted);
+                self.poll_patiently(cx, written, patience, &from)
             })
             .await?;
             if written == 0 {
