@@ -363,7 +363,7 @@ impl Asked {
 }
 
 fn parsed_list(document: &[u8]) -> Result<Vec<Asked>> {
-    let fields: ListFields = parse::json_within(document, BOOKMARKS_BYTES_MAX)?;
+    let fields: ListFields = parse::object_within(document, BOOKMARKS_BYTES_MAX)?;
     let Bounded(fields) = fields.bookmarks.ok_or_else(|| refused("bookmarks", "is missing"))?;
     let mut places = HashMap::new();
     let checked = fields.into_iter().enumerate().map(|(at, fields)| {
@@ -382,7 +382,7 @@ fn parsed_one(verse: Verse, document: &[u8]) -> Result<Asked> {
     let fields: BookmarkFields = if text.is_empty() {
         BookmarkFields::default()
     } else {
-        parse::json_within(text, NOTE_DOCUMENT_BYTES_MAX)?
+        parse::object_within(text, NOTE_DOCUMENT_BYTES_MAX)?
     };
     for (field, found, own) in [
         ("surah", fields.surah, u64::from(verse.surah().get())),

@@ -23,7 +23,7 @@ const EDITION_OTHER: &str = "custom";
 
 /// A surah for the place `number`.
 pub(super) fn surah(number: SurahNumber, bytes: &[u8]) -> Result<Surah> {
-    let fields: SurahFields = json(bytes)?;
+    let fields: SurahFields = object(bytes)?;
     number_is(number, fields.number)?;
     let revelation = short("revelation", fields.revelation)?;
     Ok(Surah {
@@ -63,14 +63,14 @@ pub(super) fn summary(fields: SummaryFields) -> Result<SurahSummary> {
 
 /// The texts of a translation of surah `number`, out of a document of that surah.
 pub(super) fn texts(number: SurahNumber, bytes: &[u8]) -> Result<Vec<String>> {
-    let fields: SurahFields = json(bytes)?;
+    let fields: SurahFields = object(bytes)?;
     number_is(number, fields.number)?;
     ayahs(fields.ayahs, "translation", |ayah| ayah.translation)
 }
 
 /// A reciter for the place `id`.
 pub(super) fn reciter(id: &ReciterId, bytes: &[u8]) -> Result<Reciter> {
-    let fields: ReciterFields = json(bytes)?;
+    let fields: ReciterFields = object(bytes)?;
     id_is(id.as_str(), fields.id)?;
     Ok(Reciter {
         id: id.clone(),
@@ -83,7 +83,7 @@ pub(super) fn reciter(id: &ReciterId, bytes: &[u8]) -> Result<Reciter> {
 
 /// The description of a translation for the place `id`.
 pub(super) fn translation(id: &TranslationId, bytes: &[u8]) -> Result<TranslationFacts> {
-    let fields: TranslationFields = json(bytes)?;
+    let fields: TranslationFields = object(bytes)?;
     id_is(id.as_str(), fields.id)?;
     let direction = short("direction", fields.direction)?;
     Ok(TranslationFacts {
@@ -96,6 +96,20 @@ pub(super) fn translation(id: &TranslationId, bytes: &[u8]) -> Result<Translatio
         source: short("source", fields.source)?,
         licence: short("licence", fields.licence)?,
     })
+}
+
+/// As [`json_within`], for a document that is an object.
+pub(super) fn object_within<T: DeserializeOwned>(bytes: &[u8], most: usize) -> Result<T> {
+    // A list would pass for the fields of an object in their order.
+    if bytes.len() <= most && !bytes.trim_ascii_start().starts_with(b"{") {
+        let message = "the document is not a JSON object, which is what is accepted";
+        return Err(Error::new(ErrorKind::DocumentInvalid, message));
+    }
+    json_within(bytes, most)
+}
+
+fn object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    object_within(bytes, DOCUMENT_BYTES_MAX)
 }
 
 /// Reads `bytes` as `T`; a refusal names the field by its path.

@@ -3,6 +3,7 @@
 //! All of them are durable when they return (but with durability `none`) and say how many live entries that were, each
 //! once. What they do is in `engine/invalidate.rs`.
 
+use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{KeyRef, Namespace, Parsed, Tag};
 use crate::pattern::Pattern;
@@ -55,6 +56,40 @@ impl Cache {
     /// As [`Cache::invalidate`]; [`ErrorKind::KeyInvalid`](crate::ErrorKind::KeyInvalid) for text that is no key.
     pub fn delete<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<bool> {
         Ok(self.delete_many([key.parsed()?])? > 0)
+    }
+
+    /// As [`Cache::delete`], if `check`, shown what stands there, does not refuse. No write of the key by
+    /// [`Cache::set_if`] or another call comes in between.
+    ///
+    /// ```
+    /// use hifz::{Cache, Error, ErrorKind};
+    ///
+    /// let cache = Cache::builder().memory(1 << 20).open()?;
+    /// cache.set("a:1", "second")?;
+    /// let still_first = |standing: Option<&hifz::entry::Entry>| match standing {
+    ///     Some(entry) if entry.body() == b"first" => Ok(()),
+    ///     _ => Err(Error::new(ErrorKind::PreconditionFailed, "it has changed")),
+    /// };
+    /// assert!(cache.delete_if("a:1", still_first).is_err());
+    /// assert!(cache.exists("a:1")?);
+    /// assert!(cache.delete_if("a:1", |_| Ok(()))?);
+    /// # Ok::<(), hifz::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Cache::delete`], and what `check` says.
+    pub fn delete_if<'k>(
+        &self,
+        key: impl Parsed<KeyRef<'k>>,
+        check: impl FnOnce(Option<&Entry>) -> Result<()>,
+    ) -> Result<bool> {
+        let key = key.parsed()?.to_key();
+        self.refuse_if_closed()?;
+        let state = self.state();
+        let stood = invalidate::key_if(state, &key, check)?;
+        let what = || Selector::Keys(vec![key.clone()]).to_string();
+        state.events.tell(|| Event::Invalidated { what: what(), count: u64::from(stood) });
+        Ok(stood)
     }
 
     /// Takes out what stands under each of `keys`, durably; how many of them stood. See [`Cache::invalidate`].

@@ -27,6 +27,9 @@ pub enum Breaker {
 }
 
 impl Breaker {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
+
     /// Its name in logs and health.
     #[must_use]
     pub const fn name(self) -> &'static str {

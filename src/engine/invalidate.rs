@@ -109,6 +109,29 @@ pub(super) fn would_invalidate(state: &State, selector: &Selector) -> u64 {
 
 /// Takes out each of `keys`; how many of them stood in memory or on disk.
 pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
+    let (sequence, stood) = take_out(state, keys);
+    forget_durably(state, keys, sequence)?;
+    Ok(stood)
+}
+
+/// Takes out `key` if `check`, shown what stands there, lets it; whether it stood.
+pub(super) fn key_if(
+    state: &State,
+    key: &Key,
+    check: impl FnOnce(Option<&Entry>) -> Result<()>,
+) -> Result<bool> {
+    let turn = state.turn(key.as_key_ref());
+    check(read::peek(state, key.as_key_ref()).as_ref())?;
+    let keys = std::slice::from_ref(key);
+    let (sequence, stood) = take_out(state, keys);
+    // Whoever writes after this is later, also on disk, by its number.
+    drop(turn);
+    forget_durably(state, keys, sequence)?;
+    Ok(stood > 0)
+}
+
+/// Dead from now on in this process: the number they died under, and how many of them stood.
+fn take_out(state: &State, keys: &[Key]) -> (u64, u64) {
     let sequence = state.next_sequence();
     state.recovering.deleted(keys);
     let names: HashSet<&str> = keys.iter().map(Key::as_str).collect();
@@ -131,10 +154,11 @@ pub(super) fn keys(state: &State, keys: &[Key]) -> Result<u64> {
         state.absent.forget(KeyRef::known(name));
         state.count_done(KeyRef::known(name).namespace(), Operation::Delete, 1);
     }
-    if let Some(disk) = &state.disk {
-        disk.delete(keys, sequence)?;
-    }
-    Ok(stood)
+    (sequence, stood)
+}
+
+fn forget_durably(state: &State, keys: &[Key], sequence: u64) -> Result<()> {
+    state.disk.as_ref().map_or(Ok(()), |disk| disk.delete(keys, sequence))
 }
 
 /// Everything in `namespace`; how many entries stood.

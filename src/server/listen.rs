@@ -23,6 +23,7 @@ use super::http::Hits;
 use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::tls::Tls;
+use super::traffic::{Traffic, Want};
 use super::wire::Wire;
 
 /// A socket that is bound and not yet served.
@@ -36,9 +37,7 @@ impl Bound {
     /// Binds `address`.
     pub(super) async fn bind(address: &ListenAddress) -> Result<Self> {
         let failed = |error: io::Error| {
-            Error::new(ErrorKind::Settings, format!("cannot listen on {address}: {error}"))
-                .at("listen")
-                .because(error)
+            Error::new(ErrorKind::Settings, format!("cannot listen on {address}")).at("listen").because(error)
         };
         match address {
             ListenAddress::Tcp(address) => Ok(Self::Tcp(TcpListener::bind(address).await.map_err(failed)?)),
@@ -76,6 +75,7 @@ pub(super) struct Reception {
     seats: Seats,
     /// Where answers are entered whose readers are slow.
     outgoing: Outgoing,
+    traffic: Arc<Traffic>,
     /// Turns true when it is time to stop.
     stopping: watch::Receiver<bool>,
 }
@@ -113,7 +113,7 @@ impl Reception {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let seats = Seats::new(limits.connections, cache.memory_limit());
-        Self { limits, tls, seats, outgoing: Outgoing::new(cache), stopping }
+        Self { limits, tls, seats, outgoing: Outgoing::new(cache), traffic: Arc::default(), stopping }
     }
 
     /// The answers that wait for their readers.
@@ -129,6 +129,11 @@ impl Reception {
     /// What one client may take.
     pub(super) fn limits(&self) -> Arc<Limits> {
         self.limits.clone()
+    }
+
+    /// Where it is counted who was turned away.
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        self.traffic.clone()
     }
 
     /// One permit for each connection that may still come.
@@ -147,6 +152,7 @@ impl Reception {
             roomy: self.seats.roomy.clone(),
             streams: self.seats.streams.clone(),
             outgoing: self.outgoing.clone(),
+            traffic: self.traffic.clone(),
         });
         let mut is_short = false;
         loop {
@@ -188,7 +194,9 @@ impl Reception {
                 (Accepted::Tcp(stream, peer), None) => wire.serve(stream, peer).await,
                 (Accepted::Tcp(stream, peer), Some(tls)) => {
                     // Nothing can be said before the handshake, which is what there is no room for.
-                    let Ok(_room) = wire.roomy.clone().try_acquire_owned() else { return };
+                    let Ok(_room) = wire.roomy.clone().try_acquire_owned() else {
+                        return wire.traffic.turn_away(Want::Buffers);
+                    };
                     if let Some(stream) = secured(stream, &tls, wire.limits.header_timeout).await {
                         wire.serve(stream, peer).await;
                     }
@@ -200,6 +208,7 @@ impl Reception {
 
     /// Tells somebody that every seat is taken; of very many at once some are only closed.
     fn turn_away(&self, stream: Accepted) {
+        self.traffic.turn_away(Want::Connection);
         let Ok(telling) = self.seats.turned_away.clone().try_acquire_owned() else { return };
         let is_plain = self.tls.is_none();
         tokio::spawn(async move {

@@ -123,7 +123,7 @@ fn site(
         in_effect: InEffect::new(settings),
         readiness: Readiness::new(settings.warm.wait.then(|| warmer.clone())),
         alerts: Alerts::new(&settings.alerts),
-        traffic: traffic::Traffic::default(),
+        traffic: reception.traffic(),
         seats: reception.seats(),
         started_at: cache.now(),
     };

@@ -7,6 +7,7 @@
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::Cache;
@@ -48,12 +49,30 @@ impl Supervisor {
 
     /// Tells that the process lives, for as long as it does; ends at once where nobody wants to hear it.
     pub(super) async fn keep_alive(self, cache: Cache) {
+        // A key that nobody has: its shard is looked at, the disk is not.
+        let look = move || cache.peek("hifz:liveness").is_ok() && cache.is_sweeping();
+        self.tell_while(Arc::new(look)).await;
+    }
+
+    /// Tells that the process lives as often as `look` comes back with a yes in time.
+    async fn tell_while(self, look: Arc<dyn Fn() -> bool + Send + Sync>) {
         let (Some(_), Some(patience)) = (&self.address, self.watchdog) else { return };
+        let mut looking = None;
         loop {
-            if is_alive(&cache, patience / 4).await {
-                self.tell("WATCHDOG=1\n");
-            } else {
-                tracing::error!("the cache does not answer; the watchdog is not told that the process lives");
+            // One that hangs is waited for on, so that they do not pile up.
+            let mut looked = looking.take().unwrap_or_else(|| {
+                let look = look.clone();
+                tokio::task::spawn_blocking(move || look())
+            });
+            match tokio::time::timeout(patience / 4, &mut looked).await {
+                Ok(Ok(true)) => self.tell("WATCHDOG=1\n"),
+                Ok(_) => tracing::error!("a part that answers has ended; the watchdog is not told of life"),
+                Err(_) => {
+                    tracing::error!(
+                        "the cache does not answer; the watchdog is not told that the process lives"
+                    );
+                    looking = Some(looked);
+                }
             }
             tokio::time::sleep(patience / 3).await;
         }
@@ -69,14 +88,6 @@ impl Supervisor {
             tracing::warn!(%error, "the supervisor cannot be told how the process is");
         }
     }
-}
-
-/// Whether the parts that answer hits are at work, found out within `patience`.
-async fn is_alive(cache: &Cache, patience: Duration) -> bool {
-    let seen = cache.clone();
-    // A key that nobody has: its shard is looked at, the disk is not.
-    let looked = tokio::task::spawn_blocking(move || seen.peek("hifz:liveness").is_ok());
-    matches!(tokio::time::timeout(patience, looked).await, Ok(Ok(true))) && cache.is_sweeping()
 }
 
 /// A path, or with `@` before it a name that no file stands for.
@@ -112,5 +123,37 @@ mod tests {
         assert!(heard[1].starts_with("RELOADING=1\nMONOTONIC_USEC=") && heard[1].trim().len() > 30);
         assert!(address(b"@hifz").is_some() && address(b"relative").is_none() && address(b"").is_none());
         Supervisor { address: None, watchdog: None }.ready();
+    }
+
+    #[test]
+    fn the_watchdog_hears_nothing_while_the_cache_hangs_and_hears_again_when_it_does_not() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let patience = Duration::from_millis(80);
+        let supervisor =
+            Supervisor { address: address(path.as_os_str().as_bytes()), watchdog: Some(patience) };
+        let hangs = Arc::new(parking_lot::Mutex::new(()));
+        let looks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let look = {
+            let (hangs, looks) = (hangs.clone(), looks.clone());
+            move || {
+                looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                drop(hangs.lock());
+                true
+            }
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let mut bytes = [0; 200];
+        let held = hangs.lock();
+        let telling = runtime.spawn(supervisor.tell_while(Arc::new(look)));
+        socket.set_read_timeout(Some(patience * 6)).unwrap();
+        assert!(socket.recv(&mut bytes).is_err(), "nothing is told while the look hangs");
+        assert_eq!(looks.load(std::sync::atomic::Ordering::Relaxed), 1, "one that hangs is enough");
+        drop(held);
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let length = socket.recv(&mut bytes).unwrap();
+        assert_eq!(&bytes[..length], b"WATCHDOG=1\n");
+        telling.abort();
     }
 }

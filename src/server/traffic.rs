@@ -1,4 +1,4 @@
-//! What was answered, by kind of route and status: one addition a request, read by metrics and stats.
+//! What was answered, by kind of route and status, and who was turned away: one addition each, read by metrics and stats.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,6 +7,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(super) struct Traffic {
     /// By kind of route, then status less [`STATUS_MIN`].
     answers: [[AtomicU64; STATUSES]; Class::ALL.len()],
+    /// By what there was none of.
+    turned_away: [AtomicU64; Want::ALL.len()],
+}
+
+/// What somebody who is turned away found none of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    /// A seat for a connection.
+    Connection,
+    /// Room for the buffers of one more connection of HTTP/2 or TLS.
+    Buffers,
+    /// A seat for a request of HTTP/2.
+    Stream,
+    /// Room for a body that is being received.
+    Body,
+}
+
+impl Want {
+    pub(super) const ALL: [Self; 4] = [Self::Connection, Self::Buffers, Self::Stream, Self::Body];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Buffers => "buffers",
+            Self::Stream => "stream",
+            Self::Body => "body",
+        }
+    }
 }
 
 /// A kind of route; few, because each is a label.
@@ -42,7 +70,10 @@ impl Class {
 
 impl Default for Traffic {
     fn default() -> Self {
-        Self { answers: [const { [const { AtomicU64::new(0) }; STATUSES] }; Class::ALL.len()] }
+        Self {
+            answers: [const { [const { AtomicU64::new(0) }; STATUSES] }; Class::ALL.len()],
+            turned_away: [const { AtomicU64::new(0) }; Want::ALL.len()],
+        }
     }
 }
 
@@ -53,6 +84,18 @@ impl Traffic {
         if let Some(count) = self.answers.get(class as usize).and_then(|statuses| statuses.get(at)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Counts somebody who was turned away for want of something.
+    pub(super) fn turn_away(&self, want: Want) {
+        if let Some(count) = self.turned_away.get(want as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many were turned away for want of it.
+    pub(super) fn turned_away(&self, want: Want) -> u64 {
+        self.turned_away.get(want as usize).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
     /// Every kind of answer there was: class, status, how many.

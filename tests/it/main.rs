@@ -13,6 +13,7 @@ mod config;
 mod conformance;
 mod content;
 mod contract;
+mod doors;
 mod entries;
 #[cfg(all(feature = "tower", feature = "typed"))]
 mod examples;
@@ -35,6 +36,7 @@ mod reload;
 mod restart;
 mod routes;
 mod secure_origin;
+mod tls;
 mod users;
 mod verbs;
 mod warm;

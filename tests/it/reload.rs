@@ -14,12 +14,12 @@ use tempfile::tempdir;
 use crate::common::{Server, eventually};
 use crate::users::{ask, token, token_with};
 
-fn signal(server: &Server, signal: Signal) {
+pub(crate) fn signal(server: &Server, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(server.pid()).unwrap()).unwrap(), signal).unwrap();
 }
 
 /// A server with a settings file, and its log.
-fn server(directory: &Path, settings: &str) -> (Server, std::path::PathBuf) {
+pub(crate) fn server(directory: &Path, settings: &str) -> (Server, std::path::PathBuf) {
     let log = directory.join("log");
     std::fs::write(directory.join("hifz.toml"), settings).unwrap();
     let server = Server::launch(directory, &[], &[], std::fs::File::create(&log).unwrap());
@@ -27,7 +27,7 @@ fn server(directory: &Path, settings: &str) -> (Server, std::path::PathBuf) {
 }
 
 /// Writes the settings anew, sends SIGHUP and waits until the log says `said` once more.
-fn reread(directory: &Path, server: &Server, settings: &str, said: &str) -> String {
+pub(crate) fn reread(directory: &Path, server: &Server, settings: &str, said: &str) -> String {
     let log = directory.join("log");
     let count = |text: &str| text.matches(said).count();
     let before = count(&std::fs::read_to_string(&log).unwrap());
@@ -36,8 +36,8 @@ fn reread(directory: &Path, server: &Server, settings: &str, said: &str) -> Stri
     eventually(said, || Some(std::fs::read_to_string(&log).unwrap()).filter(|text| count(text) > before))
 }
 
-const READ_AGAIN: &str = "the settings were read again; tokens and keys too";
-const REFUSED: &str = "are refused; nothing has changed";
+pub(crate) const READ_AGAIN: &str = "the settings were read again; tokens and keys too";
+pub(crate) const REFUSED: &str = "are refused; nothing has changed";
 
 #[test]
 fn tokens_memory_log_and_namespaces_change_while_the_server_runs() {

@@ -417,12 +417,12 @@ async fn assert_http2(stream: tokio::net::TcpStream, scheme: &str, expected: &Re
     assert_eq!(sender.send_request(missing.unwrap()).await.unwrap().status(), StatusCode::NOT_FOUND);
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(future)
 }
 
 /// A certificate for `localhost` that trusts itself, and its key, as files.
-fn certificate(directory: &Path) -> (String, String) {
+pub(crate) fn certificate(directory: &Path) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
     let write = |name: &str, text: String| {
         let path = directory.join(name);
@@ -432,7 +432,7 @@ fn certificate(directory: &Path) -> (String, String) {
     (write("cert.pem", made.cert.pem()), write("key.pem", made.signing_key.serialize_pem()))
 }
 
-fn connector(cert: &str, protocol: &str) -> tokio_rustls::TlsConnector {
+pub(crate) fn connector(cert: &str, protocol: &str) -> tokio_rustls::TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(cert).unwrap()).unwrap();
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());

@@ -19,7 +19,7 @@ use crate::key::{Key, Namespace, Tag};
 use crate::pattern::Pattern;
 use crate::server::client::{Client, Send, path_segment, query_value};
 use crate::server::config::{Settings, parse_duration};
-use crate::server::http::{plain_body, shown};
+use crate::server::http::{plain_body, refuse_long, shown};
 
 /// The commands, as clap understands them.
 pub(super) fn commands() -> [Command; 8] {
@@ -157,6 +157,8 @@ impl Given<'_> {
             );
             return Err(Failure::Refused(message));
         }
+        refuse_long(key.as_key_ref(), self.settings.limits.key)
+            .map_err(|error| Failure::Refused(error.message().to_owned()))?;
         let (options, query) = self.options()?;
         let value = self.value()?;
         let bytes = value.len();

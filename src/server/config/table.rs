@@ -162,7 +162,7 @@ section! {
 section! {
     /// What one client, request or connection may take.
     Limits, "limits.", "Limits" {
-        key: u64 = "1024", Kind::Size(1, 1024), Later; "Longest key"
+        key: u64 = "1024", Kind::Size(1, 1024), Now; "Longest key under which a value can be put"
         value: u64 = "32MiB", Kind::Size(1, 1 << 32), Now; "Largest value"
         body: u64 = "64MiB", Kind::Size(1, 1 << 40), Now; "Largest request body"
         header: u64 = "32KiB", Kind::Size(8192, 1 << 20), Now; "Largest request head"

@@ -20,13 +20,14 @@ use http_body_util::BodyExt as _;
 use serde::Serialize;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
-use crate::content::ImportReport;
 use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId, UserId};
+use crate::content::{ImportReport, Standing};
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
 use super::Site;
+use super::bookmarks;
 use super::conditions::{Validators, WriteConditions};
 use super::content::{surah_number, translation_asked};
 use super::problem::{Problem, RETRY_AFTER_SECS};
@@ -182,10 +183,16 @@ async fn delete(site: Site, subject: Subject, headers: &HeaderMap) -> Reply {
 }
 
 /// `DELETE /admin/v1/users/{id}`: the same answer whether anything was kept or not, so that it can be repeated.
-pub(super) async fn erase_user(State(site): State<Site>, Path(id): Path<String>) -> Reply {
+pub(super) async fn erase_user(
+    State(site): State<Site>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Reply {
     let user = site.gate.access().user(UserId::parse(&id)?);
+    let conditions = WriteConditions::of(&headers);
     run(&site, move |site| {
-        let change = site.store.bookmarks().delete_all(&user, None)?;
+        let guard = |standing: &Standing| bookmarks::check(&conditions, standing);
+        let change = site.store.bookmarks().delete_all(&user, (!conditions.is_empty()).then_some(&guard))?;
         changes::apply(&site.cache, &site.store, &change)
     })
     .await?;

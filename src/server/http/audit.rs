@@ -1,6 +1,7 @@
 //! One log line for every action of an admin, done or refused: who, from where, what, how it ended, and the request's id.
 //!
-//! Promises: no token, no body, no query and no user id stands in it; a user is named by the keyed hash. Reading figures
+//! Promises: no token, no value, no query and no user id stands in it; a user is named by the keyed hash, an invalidation
+//! by what it selects. Reading figures
 //! and lists is no action and is told at `debug` alone; taking an export away is one.
 
 use axum::body::Body;
@@ -21,6 +22,20 @@ pub(super) struct Action {
     from: Visitor,
 }
 
+/// What an action named in its body, such as the selector of an invalidation; travels with the answer too.
+#[derive(Debug, Clone)]
+struct About(Box<str>);
+
+/// `response`, whose line in the log says what the action was about.
+pub(super) fn about(mut response: Response<Body>, about: &str) -> Response<Body> {
+    let mut shortened: String = about.chars().take(ABOUT_CHARS_MAX).collect();
+    if shortened.len() < about.len() {
+        shortened.push('…');
+    }
+    response.extensions_mut().insert(About(shortened.into()));
+    response
+}
+
 /// Notes what is asked of an admin route, and lets the answer carry it out to where the id is.
 pub(super) async fn note(State(site): State<Site>, request: Request, next: Next) -> Response<Body> {
     let action = Action {
@@ -38,6 +53,8 @@ pub(super) fn log(response: &mut Response<Body>, request_id: &HeaderValue) {
     let status = response.status();
     let Some(Action { method, path, from }) = response.extensions_mut().remove::<Action>() else { return };
     let request_id = request_id.to_str().unwrap_or_default();
+    let about = response.extensions_mut().remove::<About>();
+    let about = about.as_ref().map(|about| &*about.0);
     let who = match status {
         StatusCode::UNAUTHORIZED => "unknown",
         StatusCode::FORBIDDEN => "user",
@@ -55,7 +72,7 @@ pub(super) fn log(response: &mut Response<Body>, request_id: &HeaderValue) {
             tracing::debug!(target: TARGET, who, %from, %method, path, status, request_id, "admin action refused");
         }
         ("admin", false) => {
-            tracing::info!(target: TARGET, who, %from, %method, path, status, request_id, "admin action");
+            tracing::info!(target: TARGET, who, %from, %method, path, about, status, request_id, "admin action");
         }
         _ => {
             tracing::warn!(target: TARGET, who, %from, %method, path, status, request_id, "admin action refused");
@@ -92,6 +109,9 @@ fn percent_decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(bytes).ok()
 }
+
+/// So much of what an action was about is told.
+const ABOUT_CHARS_MAX: usize = 200;
 
 /// What a filter of the log names to keep or to leave out these lines.
 const TARGET: &str = "hifz::audit";

@@ -29,7 +29,7 @@ use crate::server::outgoing::Held;
 use super::Site;
 use super::admin::{Reply, read_whole, run};
 use super::compress::{plain_body, plain_bytes};
-use super::entries::{parse_ttl, refuse_private, refuse_reserved};
+use super::entries::{parse_ttl, refuse_long, refuse_private, refuse_reserved};
 use super::problem::Problem;
 
 /// `POST /admin/v1/entries/get`
@@ -109,7 +109,7 @@ pub(super) async fn set(State(site): State<Site>, body: Body) -> Reply {
     let body = read_whole(&site, body).await?;
     let set = run(&site, move |site| {
         let asked: SetAsked<'_> = read_json(&body)?;
-        let values = asked.values()?;
+        let values = asked.values(site.limits.key)?;
         let options = asked.options()?;
         // Each kind of value has its own media type, and all are checked before the first is put.
         let batch: Vec<_> =
@@ -211,13 +211,15 @@ struct SetAsked<'b> {
 }
 
 impl<'b> SetAsked<'b> {
-    fn values(&self) -> Result<Vec<(Key, Value<'b>)>, Error> {
+    fn values(&self, key_bytes_max: u64) -> Result<Vec<(Key, Value<'b>)>, Error> {
         let mut values = Vec::with_capacity(self.entries.0.len());
         for (text, raw) in &self.entries.0 {
             let place = || format!("entries.{text}");
             let key =
                 Key::parse(text.as_str()).map_err(|error| refused(place(), error.message().to_owned()))?;
             refuse_reserved(key.as_key_ref())?;
+            refuse_long(key.as_key_ref(), key_bytes_max)
+                .map_err(|error| refused(place(), error.message().to_owned()))?;
             let value = Value::read(raw).map_err(|why| refused(place(), why))?;
             values.push((key, value));
         }
@@ -333,8 +335,12 @@ impl<'b> Value<'b> {
     }
 }
 
-/// A JSON body, or what is wrong with it and where.
+/// A JSON body that is an object, or what is wrong with it and where.
 pub(super) fn read_json<'b, T: Deserialize<'b>>(body: &'b [u8]) -> Result<T, Error> {
+    // A list would pass for the fields of an object in their order.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(refused("body", "is not a JSON object, which is what is accepted"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
@@ -354,7 +360,7 @@ pub(super) fn refused(place: impl AsRef<str>, why: impl Into<String>) -> Error {
 pub(crate) fn drive(bytes: &[u8]) {
     drop(keys_in(bytes));
     if let Ok(asked) = read_json::<SetAsked<'_>>(bytes) {
-        let values = asked.values();
+        let values = asked.values(crate::key::KEY_BYTES_MAX as u64);
         drop(asked.options());
         for (_, value) in values.into_iter().flatten() {
             if value.content_type.as_deref().is_some_and(is_json) {

@@ -144,7 +144,7 @@ pub(super) async fn share_across_origins(request: Request, next: Next) -> Respon
 }
 
 /// Checks what a change demands, inside its transaction.
-fn check(conditions: &WriteConditions, standing: &Standing) -> crate::Result<()> {
+pub(super) fn check(conditions: &WriteConditions, standing: &Standing) -> crate::Result<()> {
     // Of two states within one second a date names neither.
     let modified_at_secs = standing.modified_at.as_secs() + u64::from(standing.is_second_shared);
     conditions.check_within(standing.is_there, Validators { digest: standing.digest, modified_at_secs })

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use crate::content::keys;
 use crate::engine::{Filter, ListCursor, Listed, SetOptions, Ttl};
+use crate::entry::{Entry, Head};
 use crate::error::{Error, ErrorKind};
 use crate::key::{Key, KeyRef, Namespace};
 use crate::pattern::Pattern;
@@ -82,6 +83,7 @@ async fn write(
 ) -> Reply {
     let key = key_in(&uri)?;
     refuse_reserved(key.as_key_ref())?;
+    refuse_long(key.as_key_ref(), site.limits.key)?;
     let options = options_in(&query, &headers)?;
     if headers.contains_key(header::CONTENT_ENCODING) {
         let detail = "send the value as it is to be kept: a Content-Encoding is not accepted";
@@ -98,7 +100,7 @@ async fn write(
         let mut stood = false;
         site.cache.set_if(&key, value, &options, |standing| {
             stood = standing.is_some();
-            conditions.check(standing.map(|entry| Validators::of(entry.body(), entry.stored_at())))
+            conditions.check(standing.map(validators))
         })?;
         Ok(stood)
     })
@@ -107,11 +109,21 @@ async fn write(
 }
 
 /// `DELETE /admin/v1/entries/{key}`
-async fn delete(State(site): State<Site>, uri: Uri) -> Reply {
+async fn delete(State(site): State<Site>, uri: Uri, headers: HeaderMap) -> Reply {
     let key = key_in(&uri)?;
     let own = key.clone();
-    let stood = run(&site, move |site| site.cache.delete(&own)).await?;
+    let conditions = WriteConditions::of(&headers);
+    let check = move |standing: Option<&Entry>| conditions.check(standing.map(validators));
+    let stood = run(&site, move |site| site.cache.delete_if(&own, check)).await?;
     if stood { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(not_found(&key)) }
+}
+
+/// The state of an entry as a reader was told it.
+fn validators(entry: &Entry) -> Validators {
+    match Head::decode(entry.head()) {
+        Ok(head) => Validators { digest: head.etag, modified_at_secs: head.modified_at_ms / 1000 },
+        Err(_) => Validators::of(entry.body(), entry.stored_at()),
+    }
 }
 
 /// `GET /admin/v1/entries?namespace=&prefix=&pattern=&limit=&cursor=`
@@ -209,6 +221,17 @@ pub(super) fn refuse_reserved(key: KeyRef<'_>) -> Result<(), Error> {
     Err(Error::new(ErrorKind::KeyReserved, message))
 }
 
+/// Refuses to write under a key beyond `limits.key`. What stands under longer ones, from before the limit was lowered, can
+/// be read and forgotten.
+pub(in crate::server) fn refuse_long(key: KeyRef<'_>, bytes_max: u64) -> Result<(), Error> {
+    let bytes = key.as_str().len();
+    if bytes as u64 <= bytes_max {
+        return Ok(());
+    }
+    let message = format!("the key has {bytes} bytes, the most is {bytes_max} (limits.key)");
+    Err(Error::new(ErrorKind::KeyInvalid, message))
+}
+
 /// Refuses to show what belongs to a user, who alone may read it; it can be deleted.
 pub(super) fn refuse_private(key: KeyRef<'_>) -> Result<(), Problem> {
     if keys::is_private(key) {
@@ -247,7 +270,7 @@ pub(super) fn parse_ttl(text: &str) -> Result<std::time::Duration, Error> {
 }
 
 /// A parameter that may stand once at most.
-fn once<'q>(query: &'q Parameters, name: &str) -> Result<Option<&'q str>, Problem> {
+pub(super) fn once<'q>(query: &'q Parameters, name: &str) -> Result<Option<&'q str>, Problem> {
     let mut given = query.iter().filter(|(own, _)| own == name).map(|(_, value)| value.as_str());
     let first = given.next();
     if given.next().is_some() {
@@ -268,7 +291,7 @@ fn cursor(text: &str) -> Result<ListCursor, Problem> {
     bits.map(ListCursor::from_bits).ok_or_else(|| parameter("cursor", why).into())
 }
 
-fn parameter(name: &str, why: &str) -> Error {
+pub(super) fn parameter(name: &str, why: &str) -> Error {
     Error::new(ErrorKind::ArgumentInvalid, why.to_owned()).at(name)
 }
 

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::response::IntoResponse as _;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +12,10 @@ use crate::key::{Namespace, Tag};
 use crate::pattern::Pattern;
 
 use super::Site;
-use super::admin::{Reply, read_whole, run};
+use super::admin::{Parameters, Reply, read_whole, run};
+use super::audit;
 use super::batch::{KEYS_MAX, parse_keys, read_json, refused};
+use super::entries::{once, parameter};
 
 /// How many live entries an invalidation took, or would take.
 #[derive(Debug, Serialize)]
@@ -34,17 +36,17 @@ pub(super) async fn invalidate(State(site): State<Site>, body: Body) -> Reply {
 pub(super) async fn invalidate_namespace(
     State(site): State<Site>,
     Path(namespace): Path<String>,
-    Query(asked): Query<Preview>,
+    query: Parameters,
 ) -> Reply {
     let selector = Selector::Namespace(Namespace::parse(namespace)?);
-    take(&site, selector, asked.dry_run).await
-}
-
-/// Whether it is only asked how many.
-#[derive(Debug, Deserialize)]
-pub(super) struct Preview {
-    #[serde(default)]
-    dry_run: bool,
+    let dry_run = match once(&query, "dry_run")? {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(other) => {
+            return Err(parameter("dry_run", &format!("{other:?} is neither true nor false")).into());
+        }
+    };
+    take(&site, selector, dry_run).await
 }
 
 /// `POST /admin/v1/clear`
@@ -53,11 +55,17 @@ pub(super) async fn clear(State(site): State<Site>) -> Reply {
 }
 
 async fn take(site: &Site, selector: Selector, dry_run: bool) -> Reply {
-    let invalidated = run(site, move |site| {
+    let about = format!("{selector}{}", if dry_run { " (dry run)" } else { "" });
+    let taken = run(site, move |site| {
         if dry_run { site.cache.would_invalidate(&selector) } else { site.cache.invalidate(&selector) }
     })
-    .await?;
-    Ok(Json(Invalidated { invalidated, dry_run }).into_response())
+    .await;
+    // The audit line says what was named also where it failed.
+    let response = match taken {
+        Ok(invalidated) => Json(Invalidated { invalidated, dry_run }).into_response(),
+        Err(problem) => problem.into_response(),
+    };
+    Ok(audit::about(response, &about))
 }
 
 /// `GET /admin/v1/namespaces`

@@ -11,8 +11,10 @@ use axum::response::IntoResponse;
 
 use crate::disk::{DiskState, DiskStatus};
 use crate::engine::{
-    Cause, Happened, Latencies, MissReason, NamespaceStats, OVERFLOW_NAME, Operation, Outcome, Stats,
+    Breaker, Cause, Happened, Latencies, MissReason, NamespaceStats, OVERFLOW_NAME, Operation, Outcome,
+    SourceStatus, Stats,
 };
+use crate::server::traffic::Want;
 
 use super::Site;
 use super::exposition::{Exposition, Format, Times};
@@ -42,6 +44,7 @@ fn render(site: &Site, format: Format) -> String {
         of_disk(&mut text, &status);
     }
     of_latencies(&mut text, &stats);
+    of_sources(&mut text, &site.cache.sources());
     of_alerts(&mut text, site, &stats);
     of_http(&mut text, site);
     text.finish()
@@ -152,6 +155,24 @@ fn times(latencies: &Latencies, (from, to): (Duration, Duration)) -> Times {
     Times { buckets, sum: seconds(latencies.sum()), count: latencies.count() }
 }
 
+fn of_sources(text: &mut Exposition, sources: &[SourceStatus]) {
+    text.gauge("hifz_source_breaker", "1 for the state the breaker of the source is in.");
+    for source in sources {
+        for breaker in Breaker::ALL {
+            let is_so = u8::from(source.breaker == breaker);
+            text.sample(&[("source", &source.name), ("state", breaker.name())], is_so);
+        }
+    }
+    text.counter("hifz_source_attempts_total", "How many times the source was asked.");
+    for source in sources {
+        text.sample(&[("source", &source.name)], source.attempts);
+    }
+    text.counter("hifz_source_failures_total", "How many of those failed.");
+    for source in sources {
+        text.sample(&[("source", &source.name)], source.failures);
+    }
+}
+
 fn of_alerts(text: &mut Exposition, site: &Site, stats: &Stats) {
     text.gauge("hifz_alert", "1 while the alert is raised.");
     for alert in site.operations.alerts.look(&site.cache, stats) {
@@ -166,6 +187,13 @@ fn of_http(text: &mut Exposition, site: &Site) {
     }
     let open = site.limits.connections.saturating_sub(site.operations.seats.available_permits() as u64);
     text.gauge("hifz_http_connections", "Open connections.").sample(&[], open);
+    text.counter(
+        "hifz_http_turned_away_total",
+        "Connections and requests that found no room, by what there was none of.",
+    );
+    for want in Want::ALL {
+        text.sample(&[("want", want.name())], site.operations.traffic.turned_away(want));
+    }
     text.gauge("hifz_http_connections_limit", "The most connections at a time.")
         .sample(&[], site.limits.connections);
 }

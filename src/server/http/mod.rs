@@ -65,6 +65,7 @@ pub(super) use batch::shown;
 pub(super) use compress::{Coded, plain_body};
 use conditions::write_hex;
 pub(super) use date::write_now;
+pub(super) use entries::refuse_long;
 pub(super) use events::Feeds;
 pub(super) use explain::explained;
 pub(super) use hit::{Hit, Hits};
@@ -106,7 +107,7 @@ pub(super) struct Operations {
     pub(super) in_effect: InEffect,
     pub(super) readiness: Readiness,
     pub(super) alerts: Alerts,
-    pub(super) traffic: Traffic,
+    pub(super) traffic: Arc<Traffic>,
     /// A permit for each connection that may still come.
     pub(super) seats: Arc<Semaphore>,
     pub(super) started_at: Timestamp,
@@ -295,7 +296,12 @@ async fn finish_answer(
         response.headers_mut().extend(kept.into_iter().filter_map(|(name, value)| Some((name?, value))));
     } else if is_foreign_error(&response) {
         let status = response.status();
-        let detail = status.canonical_reason().unwrap_or("the request cannot be answered");
+        let detail = match status {
+            StatusCode::BAD_REQUEST => {
+                "the address cannot be read: decoded once, its path and query are to be UTF-8"
+            }
+            _ => status.canonical_reason().unwrap_or("the request cannot be answered"),
+        };
         response = Problem::new(status, "REQUEST_INVALID", detail).render(id.to_str().unwrap_or_default());
     }
     response.headers_mut().insert(REQUEST_ID, id);

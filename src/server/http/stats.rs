@@ -6,9 +6,13 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Map, Value, json};
 
+use crate::clock::Timestamp;
 use crate::disk::{DiskState, DiskStatus};
-use crate::engine::{Cause, Happened, Latencies, MissReason, NamespaceStats, Operation, Outcome, Stats};
+use crate::engine::{
+    Cause, Happened, Latencies, MissReason, NamespaceStats, Operation, Outcome, SourceStatus, Stats,
+};
 use crate::server::alerts::Alert;
+use crate::server::traffic::Want;
 
 use super::{Site, health};
 
@@ -43,6 +47,7 @@ fn figures(site: &Site) -> Value {
         "namespaces": namespaces,
         "latencies": {"hit": of_latencies(&stats.hit_latencies), "source": of_latencies(&stats.source_latencies)},
         "summary": summary(&stats),
+        "sources": site.cache.sources().iter().map(of_source).collect::<Vec<_>>(),
         "alerts": alerts.iter().map(of_alert).collect::<Vec<_>>(),
         "http": of_http(site),
     });
@@ -106,6 +111,14 @@ fn of_latencies(latencies: &Latencies) -> Value {
     })
 }
 
+fn of_source(source: &SourceStatus) -> Value {
+    json!({
+        "name": source.name, "breaker": source.breaker.name(), "failures_in_row": source.failures_in_row,
+        "attempts": source.attempts, "failures": source.failures,
+        "last_success_ms": source.last_success.map(Timestamp::as_millis),
+    })
+}
+
 fn of_alert(alert: &Alert) -> Value {
     json!({
         "alert": alert.kind.name(), "state": alert.state(), "value": alert.value, "threshold": alert.threshold,
@@ -119,10 +132,15 @@ fn of_http(site: &Site) -> Value {
         answers[class.name()][status.to_string()] = count.into();
     }
     let limit = site.limits.connections;
+    let turned_away: Map<String, Value> = Want::ALL
+        .iter()
+        .map(|want| (want.name().into(), site.operations.traffic.turned_away(*want).into()))
+        .collect();
     json!({
         "connections": limit.saturating_sub(site.operations.seats.available_permits() as u64),
         "connections_limit": limit,
         "answers": answers,
+        "turned_away": turned_away,
     })
 }
 

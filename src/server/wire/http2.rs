@@ -28,6 +28,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::server::http::busy;
 use crate::server::outgoing::{Cut, Held, Outgoing, Wait};
 use crate::server::peer::Peer;
+use crate::server::traffic::Want;
 
 use super::Wire;
 use super::stream::{Stream, Transport};
@@ -43,10 +44,13 @@ pub(super) async fn serve<S: Transport>(wire: &Wire, stream: Stream<S>, peer: Pe
         // Nothing is begun for a request that finds no seat.
         let answering = seat.is_some().then(|| routes.call(request));
         let (guard, outgoing) = (Under::way(&activity, seat), wire.outgoing.clone());
+        let traffic = wire.traffic.clone();
         async move {
-            let response = match answering {
-                Some(answering) => answering.await?,
-                None => busy("too many requests are under way, try again shortly"),
+            let response = if let Some(answering) = answering {
+                answering.await?
+            } else {
+                traffic.turn_away(Want::Stream);
+                busy("too many requests are under way, try again shortly")
             };
             let (held, wait) = (Held::by(&response), None);
             let metered = |body| Metered { body, rest: Bytes::new(), guard, outgoing, held, wait };

@@ -23,6 +23,7 @@ use crate::server::config::Limits;
 use crate::server::http::{Hit, Hits};
 use crate::server::outgoing::Outgoing;
 use crate::server::peer::Peer;
+use crate::server::traffic::{Traffic, Want};
 
 use exchange::Order;
 pub(super) use head::Head as RequestHead;
@@ -46,6 +47,8 @@ pub(super) struct Wire {
     pub(super) streams: Arc<Semaphore>,
     /// Where answers are entered whose readers are slow.
     pub(super) outgoing: Outgoing,
+    /// Where it is counted who was turned away.
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// What the beginning of the inbox is.
@@ -77,14 +80,15 @@ impl Wire {
     pub(super) async fn serve<S: Transport>(&self, transport: S, peer: Peer) {
         let mut stream = Stream::new(transport).among(self.stopping.clone(), self.outgoing.clone());
         match self.converse(&mut stream, peer).await {
-            Ok(Step::Http2) => match self.roomy.try_acquire() {
-                Ok(_room) => http2::serve(self, stream, peer).await,
-                Err(_) => {
-                    if stream.say(http2::TURNED_AWAY, TURN_AWAY).await.is_ok() {
-                        stream.close().await;
-                    }
+            Ok(Step::Http2) => {
+                if let Ok(_room) = self.roomy.try_acquire() {
+                    return http2::serve(self, stream, peer).await;
                 }
-            },
+                self.traffic.turn_away(Want::Buffers);
+                if stream.say(http2::TURNED_AWAY, TURN_AWAY).await.is_ok() {
+                    stream.close().await;
+                }
+            }
             Ok(Step::Refuse(refusal)) => {
                 if stream.say(&refusal.render(), self.limits.write_timeout).await.is_ok() {
                     stream.close().await;

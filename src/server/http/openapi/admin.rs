@@ -33,9 +33,13 @@ pub(super) fn operations() -> Vec<Operation> {
             ),
         admin(Operation::delete("/admin/v1/users/{id}", "Erase a user"))
             .tag("Bookmarks")
-            .about("The user's bookmarks, stored and cached.")
+            .about("The user's bookmarks, stored and cached. Conditions name the state of the list.")
+            .takes("IfMatch")
+            .takes("IfNoneMatch")
+            .takes("IfUnmodifiedSince")
             .bare(204, "Erased, durably; also when there was nothing")
             .refuses(400, "KEY_INVALID", "the id of the user is empty or too long")
+            .refuses(412, "PRECONDITION_FAILED", "a condition does not hold; nothing was changed")
             .refuses_all(WRITES),
         admin(Operation::post("/admin/v1/verify", "Check every record"))
             .about("Of the disk tier and the content store, in small steps while everything else goes on.")

@@ -101,8 +101,12 @@ fn of_one_key(path: &'static str) -> [Operation; 3] {
             .refuses_all(BODY),
         key(Operation::delete(path, "Delete one entry"))
             .about("Durable before it is answered; built-in keys too.")
+            .takes("IfMatch")
+            .takes("IfNoneMatch")
+            .takes("IfUnmodifiedSince")
             .bare(204, "Deleted: it does not come back, whatever happens to the process")
             .refuses(404, "KEY_NOT_FOUND", "nothing fresh stood under the key")
+            .refuses(412, "PRECONDITION_FAILED", "a condition does not hold; nothing was changed")
             .refuses_all(DURABLE),
     ]
 }
