@@ -166,6 +166,8 @@ impl Reception {
                     is_short = false;
                     self.welcome(stream, &wire);
                 }
+                // Somebody who left before being welcomed.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Most often the process is out of file descriptors until a connection ends. Said once.
                     if !std::mem::replace(&mut is_short, true) {
@@ -279,7 +281,10 @@ impl Bound {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                // Of a client that has left already; it is found out when it is read from.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::trace!(%error, "a connection stays as it is");
+                }
                 Ok(Accepted::Tcp(stream, Peer::of(address)))
             }
             Self::Unix(listener, _) => Ok(Accepted::Unix(listener.accept().await?.0)),

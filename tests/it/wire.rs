@@ -1,7 +1,7 @@
 //! What a connection may do: requests one after the other and several at once, in both protocols and over TLS; what is
 //! wrong, too large, too slow or too many is told so and ends.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
@@ -100,6 +100,147 @@ fn requests_of_every_kind_are_answered_in_turn_on_one_connection() {
         // Of the answers, five carry the surah.
         assert_eq!(answers.matches("\"ayah_count\"").count(), 5, "in pieces of {size}");
     }
+}
+
+/// The status and the length of the body of the next answer; `None` at the end.
+fn next_answer(stream: &mut impl BufRead, has_body: bool) -> Option<(u16, usize)> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head).unwrap() == 0 {
+            assert_eq!(head, "", "an answer is whole");
+            return None;
+        }
+    }
+    let reply = Reply::parse(head.as_bytes());
+    let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; if has_body && reply.status != 304 { length } else { 0 }];
+    stream.read_exact(&mut body).unwrap();
+    Some((reply.status, body.len()))
+}
+
+#[test]
+fn any_mixture_of_plain_hits_and_requests_for_the_router_keeps_its_order_however_it_is_cut() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let surah = server.get("/api/v1/surahs/112");
+    let (tag, body) = (surah.header("etag").unwrap().to_owned(), String::from_utf8(surah.body).unwrap());
+    let (whole, large) = (body.len(), server.get("/api/v1/surahs/2").body.len());
+    let ayah = server.get("/api/v1/surahs/112/ayahs/1").body.len();
+    let get = |path: &str, more: &str| format!("GET /api/v1/{path} HTTP/1.1\r\nHost: a\r\n{more}\r\n");
+    let token = &server.token;
+    let put = format!(
+        "PUT /admin/v1/surahs/112 HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: {whole}\r\n\r\n{body}"
+    );
+    let kinds = [
+        (get("surahs/112", ""), 200, whole),
+        (get("surahs/2", ""), 200, large),
+        (get("surahs/112", &format!("If-None-Match: {tag}\r\n")), 304, 0),
+        (get("surahs/112", "").replacen("GET", "HEAD", 1), 200, 0),
+        (get("surahs/112/ayahs/1", ""), 200, ayah),
+        (get("surahs/112", "Range: bytes=3-9\r\n"), 206, 7),
+        (get("surahs/112", "Accept-Encoding: *;q=0\r\n"), 406, usize::MAX),
+        (get("surahs/115", ""), 404, usize::MAX),
+        ("\r\n".to_owned() + &get("surahs/112", "X: a\tb\r\n"), 200, whole),
+        (put, 200, usize::MAX),
+    ];
+    let mut draw = 7_u64;
+    let mut any = |below: usize| {
+        draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(draw >> 33).unwrap() % below
+    };
+    for round in 0..20 {
+        let mut asked: Vec<_> = (0..40).map(|_| &kinds[any(kinds.len())]).collect();
+        // The first letter is also that of HTTP/2's preface.
+        asked.insert(0, &kinds[9]);
+        let bytes = asked.iter().map(|(text, ..)| text.as_str()).collect::<String>();
+        let mut stream = TcpStream::connect(&server.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap());
+        let writing = {
+            let cuts: Vec<_> = (0..any(60)).map(|_| any(bytes.len())).collect();
+            std::thread::spawn(move || {
+                let mut ends = cuts;
+                ends.push(bytes.len());
+                ends.sort_unstable();
+                let mut from = 0;
+                for end in ends {
+                    stream.write_all(&bytes.as_bytes()[from..end]).unwrap();
+                    std::thread::yield_now();
+                    from = end;
+                }
+                stream.shutdown(Shutdown::Write).unwrap();
+            })
+        };
+        for (at, (text, status, length)) in asked.iter().enumerate() {
+            let (found, bytes) = next_answer(&mut answers, !text.contains("HEAD ")).unwrap();
+            assert_eq!(found, *status, "answer {at} of round {round} to {text}");
+            assert!(*length == usize::MAX || bytes == *length, "answer {at} of round {round}: {bytes} bytes");
+        }
+        assert_eq!(next_answer(&mut answers, true), None);
+        writing.join().unwrap();
+    }
+}
+
+#[test]
+fn a_client_of_http_1_0_that_wants_to_go_on_is_told_that_it_may() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    for (path, status) in [("/api/v1/surahs/112", 200), ("/api/v1/surahs/115", 404)] {
+        for (asked, told) in [("keep-alive", "keep-alive"), ("close", "close"), ("x", "close")] {
+            let ask = format!("GET {path} HTTP/1.0\r\nConnection: {asked}\r\n\r\n");
+            let mut stream = TcpStream::connect(&server.address).unwrap();
+            stream.write_all(ask.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            let reply = Reply::parse(&answer);
+            assert_eq!((reply.status, reply.header("connection")), (status, Some(told)), "{ask}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_over_tls_that_takes_nothing_is_given_up_too() {
+    let directory = tempdir().unwrap();
+    let (cert, key) = certificate(directory.path());
+    let server = Server::start_with(
+        directory.path(),
+        &[
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+            "--limits-connections",
+            "1",
+            "--limits-write-timeout",
+            "300ms",
+        ],
+    );
+    block_on(async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let connect = || async {
+            let stream = tokio::net::TcpStream::connect(&server.address).await.unwrap();
+            connector(&cert, "http/1.1").connect(ServerName::try_from("localhost").unwrap(), stream).await
+        };
+        let mut lazy = connect().await.unwrap();
+        // Each answer fits into what TLS keeps to itself, so what stalls is not a write.
+        let many = GET.repeat(30_000);
+        drop(tokio::time::timeout(Duration::from_secs(1), lazy.write_all(many.as_bytes())).await);
+        let began = monotonic_now();
+        loop {
+            assert!(began.elapsed() < Duration::from_secs(20), "the only seat is never free again");
+            // Without a seat the connection is closed before or during its handshake.
+            let Ok(mut stream) = connect().await else { continue };
+            let last = GET.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+            let mut answer = Vec::new();
+            if stream.write_all(last.as_bytes()).await.is_ok()
+                && stream.read_to_end(&mut answer).await.is_ok()
+                && answer.starts_with(b"HTTP/1.1 200 OK")
+            {
+                break;
+            }
+        }
+    });
 }
 
 #[test]

@@ -87,8 +87,8 @@ impl Hits {
         lines.fixed("access-control-expose-headers", EXPOSED);
         lines.line("x-request-id", |value| write_request_id(value, plain.request_id));
         lines.line("date", date::write_now);
-        if is_last {
-            lines.fixed("connection", "close");
+        if let Some(connection) = request.connection(is_last) {
+            lines.fixed("connection", connection);
         }
         out.extend_from_slice(b"\r\n");
         self.0.warmer.note_read(key);

@@ -163,7 +163,7 @@ impl<S: Transport> Lent<'_, S> {
         }
     }
 
-    fn moved(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn moved<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         let held = || self.progress.held.get().cloned().unwrap_or(Held::Own(0));
         self.stream.poll_patiently(cx, written, self.order.write_patience, held)
     }
@@ -224,7 +224,8 @@ impl<S: Transport> rt::Write for &mut Lent<'_, S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.stream.transport), cx))?;
+        let flushed = tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.stream.transport), cx);
+        ready!(self.moved(cx, flushed))?;
         // hyper flushes what is below it only when its own buffer is empty.
         if self.progress.is_answered.load(Ordering::Relaxed) && !self.is_flushed {
             self.is_flushed = true;

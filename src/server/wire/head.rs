@@ -20,6 +20,8 @@ pub(in crate::server) struct Head<'b> {
     pub(super) body: Framing,
     /// Whether the client wants to go on after this request.
     pub(super) keeps_alive: bool,
+    /// Whether it speaks HTTP/1.0, and so goes on only where the answer says so.
+    is_old: bool,
 }
 
 /// Where the body of a request ends.
@@ -53,10 +55,20 @@ impl<'b> Head<'b> {
         };
         let headers: &'b [httparse::Header<'b>] = request.headers;
         let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-        let mut head =
-            Self { method, target, headers, bytes: length, body: Framing::Length(0), keeps_alive: false };
-        head.check(request.version == Some(0)).map_err(|refusal| refusal.to(&head))?;
+        let is_old = request.version == Some(0);
+        let body = Framing::Length(0);
+        let mut head = Self { method, target, headers, bytes: length, body, keeps_alive: false, is_old };
+        head.check().map_err(|refusal| refusal.to(&head))?;
         Ok(Some(head))
+    }
+
+    /// What an answer says of the connection, if anything, when it is the last (`is_last`) or not.
+    pub(in crate::server) fn connection(&self, is_last: bool) -> Option<&'static str> {
+        match (is_last, self.is_old) {
+            (true, _) => Some("close"),
+            (false, true) => Some("keep-alive"),
+            (false, false) => None,
+        }
     }
 
     /// The values of the headers called `name`, in their order.
@@ -70,11 +82,11 @@ impl<'b> Head<'b> {
         self.headers.iter().map(|header| (header.name, header.value))
     }
 
-    fn check(&mut self, is_old: bool) -> Result<(), Refusal> {
-        self.check_host(is_old)?;
-        self.body = self.framing(is_old)?;
+    fn check(&mut self) -> Result<(), Refusal> {
+        self.check_host()?;
+        self.body = self.framing()?;
         self.keeps_alive =
-            (!is_old || self.connection_says(b"keep-alive")) && !self.connection_says(b"close");
+            (!self.is_old || self.connection_says(b"keep-alive")) && !self.connection_says(b"close");
         Ok(())
     }
 
@@ -83,10 +95,10 @@ impl<'b> Head<'b> {
         words.any(|own| own.trim_ascii().eq_ignore_ascii_case(word))
     }
 
-    fn check_host(&self, is_old: bool) -> Result<(), Refusal> {
+    fn check_host(&self) -> Result<(), Refusal> {
         let mut hosts = self.values("host");
         match (hosts.next(), hosts.next()) {
-            (None, _) if is_old => Ok(()),
+            (None, _) if self.is_old => Ok(()),
             (None, _) => Err(Refusal::bad("HOST_MISSING", "a request of HTTP/1.1 names its Host")),
             (Some(_), Some(_)) => {
                 Err(Refusal::bad("HOST_INVALID", "a request names one Host, this one several"))
@@ -99,7 +111,7 @@ impl<'b> Head<'b> {
     }
 
     /// Refuses whatever two readers could take for different lengths.
-    fn framing(&self, is_old: bool) -> Result<Framing, Refusal> {
+    fn framing(&self) -> Result<Framing, Refusal> {
         let mut codings = self.values("transfer-encoding");
         let (coding, another) = (codings.next(), codings.next());
         let mut length = None;
@@ -114,7 +126,7 @@ impl<'b> Head<'b> {
         }
         match coding {
             None => Ok(Framing::Length(length.unwrap_or(0))),
-            Some(_) if length.is_some() || is_old || another.is_some() => {
+            Some(_) if length.is_some() || self.is_old || another.is_some() => {
                 let why =
                     "a Transfer-Encoding stands alone, once, in a request of HTTP/1.1 without Content-Length";
                 Err(Refusal::bad("LENGTH_INVALID", why))

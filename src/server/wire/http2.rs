@@ -290,7 +290,8 @@ impl<S: Transport> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream.transport).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream.transport).poll_flush(cx);
+        self.moved(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -299,7 +300,7 @@ impl<S: Transport> AsyncWrite for Patient<S> {
 }
 
 impl<S: Transport> Patient<S> {
-    fn moved(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn moved<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.stream.poll_patiently(cx, written, self.patience, || Held::Own(0))
     }
 }

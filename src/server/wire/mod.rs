@@ -205,7 +205,10 @@ impl Wire {
         let is_last = !request.keeps_alive || self.stopping.has_changed().unwrap_or(true);
         let mut head = HEAD.take();
         head.clear();
-        let hit = hits.answer(request, is_last, &mut head)?;
+        let Some(hit) = hits.answer(request, is_last, &mut head) else {
+            HEAD.set(head);
+            return None;
+        };
         Some(Ready { request_bytes: request.bytes, head, hit, is_last })
     }
 

@@ -167,15 +167,15 @@ impl<S: Transport> Stream<S> {
         self.alarm.poll(cx, deadline)
     }
 
-    /// What `written` comes to: while a write made from `held` cannot go on, it is given up once nothing has moved for
-    /// `patience`, or when others need the memory it holds.
-    pub(super) fn poll_patiently(
+    /// What `written`, a write or a flush, comes to: while what was made from `held` cannot leave, it is given up once
+    /// nothing has moved for `patience`, or when others need the memory it holds.
+    pub(super) fn poll_patiently<T>(
         &mut self,
         cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
+        written: Poll<io::Result<T>>,
         patience: Duration,
         held: impl FnOnce() -> Held,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<T>> {
         let slow = &mut self.slow;
         if written.is_ready() {
             (slow.deadline, slow.wait) = (None, None);
@@ -220,7 +220,11 @@ impl<S: Transport> Stream<S> {
             head = head.get(of_head..).unwrap_or_default();
             body = body.get(written - of_head..).unwrap_or_default();
         }
-        self.transport.flush().await
+        poll_fn(|cx| {
+            let flushed = Pin::new(&mut self.transport).poll_flush(cx);
+            self.poll_patiently(cx, flushed, patience, &from)
+        })
+        .await
     }
 
     /// Closes in order: says the end, then waits a little for the peer's, because closing over unread bytes would take
