@@ -8,7 +8,6 @@ mod block;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bincode::{BorrowDecode, Encode};
@@ -19,6 +18,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::codec;
 use crate::error::Result;
 use crate::key::{DEFAULT_NAMESPACE, KeyRef};
+use crate::sync::{AtomicU16, Ordering};
 
 /// What an entry is made from.
 #[derive(Debug, Clone, Copy)]

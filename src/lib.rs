@@ -19,7 +19,7 @@
 //!
 //! | part | what it does | what it must never know |
 //! |---|---|---|
-//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`] | the ground: failures, time, names, globs, bytes of small metadata | everything below |
+//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync` | the ground: failures, time, names, globs, bytes of small metadata, locks | everything below |
 //! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
 //! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
@@ -58,6 +58,7 @@ mod pattern;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;
+mod sync;
 
 #[cfg(feature = "typed")]
 pub use cached::{Cached, Repository};

@@ -9,13 +9,13 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::entry::{FORMS_MAX, Form, Forms};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, KeyRef};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A value as its source gave it.
 ///

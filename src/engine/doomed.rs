@@ -2,9 +2,8 @@
 //!
 //! An invalidation costs the same however much it kills, so what it killed is taken out later, by the sweeper.
 
+use crate::sync::Mutex;
 use std::collections::HashMap;
-
-use parking_lot::Mutex;
 
 /// The dead that the sweeper has not come to yet, by namespace.
 #[derive(Debug, Default)]

@@ -7,14 +7,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::{Key, KeyRef};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
 use super::outcome::Outcome;
 

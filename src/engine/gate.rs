@@ -7,10 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::Mutex;
 
 use super::policy::Policy;
 

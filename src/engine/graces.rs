@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use parking_lot::RwLock;
-
 use crate::disk::Disk;
 use crate::memory::{Memory, NAMESPACES_MAX};
+use crate::sync::RwLock;
 
 use super::policy::Policies;
 

@@ -6,7 +6,6 @@
 //! dropped wakes its waiters.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -17,6 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyRef, Tag};
 use crate::memory::{Cause, Insertion};
 use crate::source::{Ask, Load, Loaded, Room, Source};
+use crate::sync::AtomicU64;
 
 use super::Cache;
 use super::events::Event;

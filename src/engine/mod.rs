@@ -21,6 +21,8 @@ mod outcome;
 #[cfg(any(feature = "tower", feature = "typed"))]
 mod owed;
 mod policy;
+#[cfg(test)]
+mod races;
 mod read;
 mod recency;
 mod recovery;

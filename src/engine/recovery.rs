@@ -7,15 +7,13 @@
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-
-use parking_lot::Mutex;
 
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::memory::{Insertion, Past};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 use super::state::State;
 

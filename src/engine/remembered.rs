@@ -5,12 +5,10 @@
 //! is remembered is no entry: it is neither listed nor counted, and never hides one.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
-
-use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::key::KeyRef;
+use crate::sync::{AtomicUsize, Mutex, Ordering, fence};
 
 /// A bounded set of keys, each until a moment of its own.
 #[derive(Debug, Default)]

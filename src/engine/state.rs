@@ -4,10 +4,8 @@
 //! two of the same kind are held at once, and nothing is awaited or logged under any of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -15,6 +13,7 @@ use crate::disk::Disk;
 use crate::entry::Entry;
 use crate::key::KeyRef;
 use crate::memory::{Generations, Held, Memory, resident_now};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, RwLock};
 
 use super::doomed::Doomed;
 use super::events::{Event, Events};

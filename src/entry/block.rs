@@ -8,10 +8,10 @@
 //! miss a hit. Everything below is reached only through safe calls.
 #![expect(unsafe_code, reason = "a thin counted pointer to a header and bytes cannot be said in safe Rust")]
 
+use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::{NonNull, copy_nonoverlapping};
 use std::slice;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 /// What stands before the bytes; 24 bytes, so that header and count take 32.
 #[derive(Debug)]
@@ -179,5 +179,24 @@ mod tests {
             }
         });
         assert_eq!(block.header().refs.load(Ordering::Relaxed), 1);
+    }
+
+    #[test]
+    fn whoever_is_last_frees_a_block_and_nobody_before() {
+        crate::sync::scheduled::interleaved(400, || {
+            let block = Block::new(meta(), &[b"ab"]);
+            let threads = [(); 3].map(|()| {
+                let own = block.clone();
+                shuttle::thread::spawn(move || {
+                    let another = own.clone();
+                    drop(own);
+                    assert_eq!(another.bytes(), b"ab");
+                })
+            });
+            for thread in threads {
+                thread.join().unwrap();
+            }
+            assert_eq!(block.header().refs.load(Ordering::Relaxed), 1);
+        });
     }
 }

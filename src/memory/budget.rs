@@ -4,9 +4,8 @@
 //! Large, a shard keeps up to a quantum of bytes to itself before it settles, and the limit is kept back by what all
 //! shards together may hold unsettled, so that the true sum stays within it all the same.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-
 use super::shard::Tally;
+use crate::sync::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// What the tier may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,9 +7,9 @@
 
 use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::namespaces::NAMESPACES_MAX;
+use crate::sync::{AtomicU64, AtomicUsize, Ordering};
 
 /// `N` counters for each namespace, by its number.
 #[derive(Debug)]

@@ -5,13 +5,11 @@
 //! holds keys, not entries, so that telling of an eviction does not keep what was evicted.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::counts::Counts;
 use crate::entry::Entry;
 use crate::key::Key;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 /// Why an entry left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

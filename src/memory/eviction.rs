@@ -116,7 +116,7 @@ impl State {
         }
     }
 
-    /// One bounded step; says whether there was anything left to evict.
+    /// One bounded step; says whether there is anything left to evict.
     fn evict_some(&self, evictor: &mut Evictor, over: Tally, gone: &mut Vec<Entry>) -> bool {
         let bounds = &mut evictor.bounds;
         // Each turn finds the oldest, or brings the bound of one shard up to what it holds.
@@ -143,7 +143,8 @@ impl State {
                 return true;
             }
         }
-        false
+        // Whatever was found to be the oldest had been touched by then: there is more to look at, unless nothing stands.
+        self.budget.sums().entries > 0
     }
 
     /// Takes entries that are among the oldest of the tier out of a shard that is locked already, as many as are over

@@ -11,11 +11,9 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::RwLock;
 
 use crate::entry::Entry;
+use crate::sync::{AtomicU64, Ordering, RwLock};
 
 /// The floors of namespaces, tags and everything.
 #[derive(Debug, Default)]

@@ -7,12 +7,10 @@
 //! Only namespaces that have such a lifetime pay for it: an exact clock and one small lock a hit.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::ticks;
 use crate::clock::Timestamp;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 #[derive(Debug, Default)]
 pub(super) struct Idle {

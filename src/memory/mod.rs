@@ -24,6 +24,8 @@ mod idle;
 #[cfg(test)]
 mod model;
 mod namespaces;
+#[cfg(test)]
+mod races;
 mod release;
 mod resident;
 mod scan;

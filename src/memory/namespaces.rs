@@ -5,11 +5,9 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::idle::Idle;
+use crate::sync::{AtomicI64, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Mutex, Ordering};
 
 /// One namespace, and what is set for it.
 #[derive(Debug)]

@@ -4,11 +4,10 @@
 //! the shard's own line, one to the entry's. Whoever changes the table holds the lock alone. Entries that leave are
 //! handed back, so that they are dropped after the lock. It knows no limit and evicts nothing of its own accord.
 
-use parking_lot::RwLock;
-
 use super::eviction::Queue;
 use super::table::{Due, Id, NEVER_DUE, Table};
 use crate::entry::Entry;
+use crate::sync::RwLock;
 
 /// A shard on cache lines of its own.
 #[derive(Debug)]

@@ -7,9 +7,6 @@
 //! but `admit`, which must be short and take no lock of the tier.
 
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use super::budget::{Budget, Limits};
 use super::events::{Cause, Events};
@@ -26,6 +23,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 #[derive(Debug)]
 pub(super) struct State {

@@ -12,9 +12,9 @@
 //! It knows no lock, no limit and no clock.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::entry::Entry;
+use crate::sync::{AtomicU32, Ordering};
 
 /// What identifies an entry in its shard: 24 bits of hash above 8 bits of class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
