@@ -9,17 +9,19 @@ mod resident;
 mod rows;
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
 
 use rows::{Row, rows};
 
 const HELP: &str = "\
 usage: hifz-peers [--rounds N] [--row PART] [--cache NAME]... [--json FILE]
-       hifz-peers plot FILE...     kept figures to the table and the plots of benches/
-       hifz-peers report           everything: all rows, then plot, then resident and storm
-       hifz-peers resident         bytes per entry and peak resident size, in children
-       hifz-peers storm            1 M entries falling due in one second (hifz)
-       hifz-peers child KIND CACHE (used by resident)";
+       hifz-peers report [--rounds N]     all of the following; keeps the figures in benches/plots/memory.json
+       hifz-peers resident [--json FILE]  bytes per entry and peak resident size, in children
+       hifz-peers storm [--json FILE]     1 M entries falling due in one second (hifz)
+       hifz-peers plot FILE...            kept figures to the table and the plots of benches/; of two the later counts
+       hifz-peers child KIND CACHE        (used by resident)";
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,55 +29,80 @@ fn main() {
         let pairs = arguments.iter().zip(arguments.iter().skip(1));
         pairs.filter(|(name, _)| *name == flag).map(|(_, value)| value.clone()).collect()
     };
-    match arguments.first().map(String::as_str) {
+    let rounds = values("--rounds").first().map_or(7, |n| n.parse().expect("--rounds takes a number"));
+    let kept = match arguments.first().map(String::as_str) {
         Some("--help") => return println!("{HELP}"),
         Some("plot") => return plot_files(&arguments[1..]),
-        Some("report") => return everything(),
-        Some("resident") => return resident::report(),
+        Some("report") => return everything(rounds),
         Some("child") => return resident::child(&arguments[1], &arguments[2]),
-        Some("storm") => return resident::storm(),
-        _ => {}
+        Some("resident") => resident::report(),
+        Some("storm") => resident::storm(),
+        Some(other) if !other.starts_with("--") => panic!("no command is named {other:?}\n{HELP}"),
+        _ => compare(rounds, &values("--row").concat(), &values("--cache")),
+    };
+    if let Some(path) = values("--json").first() {
+        std::fs::write(path, kept).expect("the file can be written");
     }
-    let rounds = values("--rounds").first().map_or(7, |n| n.parse().expect("--rounds takes a number"));
-    let part = values("--row").concat();
-    let mut names: Vec<String> = values("--cache");
-    if names.is_empty() {
-        names = caches::NAMES.map(String::from).to_vec();
-    }
-    println!("load average at the start: {}", load_average());
-    let mut json = String::from("[\n");
+}
+
+/// The rows whose name contains `part`; gives their figures to be kept.
+fn compare(rounds: usize, part: &str, names: &[String]) -> String {
+    let all = caches::NAMES.map(String::from);
+    let names = if names.is_empty() { &all } else { names };
+    let (load, begun) = (load_average(), Instant::now());
+    println!("load average at the start: {load}");
+    let mut kept = String::new();
     println!("| row | threads | {} | hifz p99.9 / quick_cache |", names.join(" | "));
     println!("|---|---|{}---|", "---|".repeat(names.len()));
-    for row in rows().into_iter().filter(|row| row.name.contains(&part)) {
-        report(&row, &names, rounds, &mut json);
+    for row in rows().into_iter().filter(|row| row.name.contains(part)) {
+        report(&row, names, rounds, &mut kept);
     }
-    println!("load average at the end: {}", load_average());
-    if let Some(path) = values("--json").first() {
-        std::fs::write(path, json.trim_end_matches(",\n").to_owned() + "\n]\n")
-            .expect("the file can be written");
-    }
+    println!("load average at the end: {}, after {:?}", load_average(), begun.elapsed());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    // One-minute averages.
+    let one = |load: &str| load.split(' ').next().unwrap_or("0").to_owned();
+    let (before, after) = (one(&load), one(&load_average()));
+    writeln!(
+        kept,
+        r#"{{"run":"rows","rounds":{rounds},"cores":{cores},"load_before":{before},"load_after":{after}}}"#
+    )
+    .expect("memory");
+    kept
 }
 
 fn plot_files(paths: &[String]) {
     let read = |path: &String| std::fs::read_to_string(path).expect("a file of figures");
-    plot::plot(
-        &paths.iter().map(read).collect::<Vec<_>>(),
-        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")),
-    );
+    plot::plot(&paths.iter().map(read).collect::<String>(), &benches());
 }
 
-/// What the report is made of, from nothing.
-fn everything() {
+/// What the report is made of, from nothing, each part in a process of its own.
+fn everything(rounds: usize) {
     let own = std::env::current_exe().expect("a program knows itself");
-    let kept = std::env::temp_dir().join(format!("hifz-peers-{}.json", std::process::id()));
-    let kept = kept.to_str().expect("a plain path");
-    for arguments in [&["--json", kept][..], &["plot", kept], &["resident"], &["storm"]] {
-        let status = std::process::Command::new(&own).args(arguments).status().expect("a child runs");
-        assert!(status.success(), "{arguments:?} failed");
+    let folder = std::env::temp_dir().join(format!("hifz-peers-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("the folder can be made");
+    let mut kept = String::new();
+    for part in ["--rows", "resident", "storm"] {
+        let path = folder.join(part);
+        let mut command = Command::new(&own);
+        if part != "--rows" {
+            command.arg(part);
+        }
+        let status = command.arg("--rounds").arg(rounds.to_string()).arg("--json").arg(&path).status();
+        assert!(status.expect("a child runs").success(), "{part} failed");
+        kept += &std::fs::read_to_string(&path).expect("the child kept its figures");
     }
+    std::fs::remove_dir_all(&folder).expect("the folder can be removed");
+    let plots = benches().join("plots");
+    std::fs::create_dir_all(&plots).expect("the folder can be made");
+    std::fs::write(plots.join("memory.json"), &kept).expect("the figures can be kept");
+    plot::plot(&kept, &benches());
 }
 
-fn report(row: &Row, names: &[String], rounds: usize, json: &mut String) {
+fn benches() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn report(row: &Row, names: &[String], rounds: usize, kept: &mut String) {
     let measured = row.measure(names, rounds);
     for (threads, rates) in &measured.rates {
         let tails = measured.tails.iter().find(|(n, _)| n == threads);
@@ -90,9 +117,11 @@ fn report(row: &Row, names: &[String], rounds: usize, json: &mut String) {
             let (rate, ratio) = (median(&rates[at]), median(&ratios));
             write!(cells, " {:.2} M/s ({ratio:.2}) |", rate / 1e6).expect("memory");
             writeln!(
-                json,
-                r#"  {{"row":"{}","threads":{threads},"cache":"{name}","ops_per_s":{rate:.0},"ratio":{ratio:.3},"tail_ns":{:.0}}},"#,
+                kept,
+                r#"{{"row":"{}","threads":{threads},"cache":"{name}","ops_per_s":{rate:.0},"ratio":{ratio:.3},"least":{:.3},"most":{:.3},"tail_ns":{:.0}}}"#,
                 row.name,
+                ratios.iter().copied().fold(f64::INFINITY, f64::min),
+                ratios.iter().copied().fold(0.0, f64::max),
                 tails.map_or(0.0, |(_, tails)| median(&tails[at]))
             )
             .expect("memory");

@@ -14,14 +14,20 @@ use crate::rows::{key, log_uniform, mix, write_key};
 
 const LIMIT: u64 = 500_000_000;
 
-pub fn report() {
+/// Runs every kind for every cache in a child; gives the figures to be kept.
+pub fn report() -> String {
     let own = std::env::current_exe().expect("a program knows itself");
+    let mut kept = String::new();
     for kind in ["overhead", "uniform", "shifting"] {
         for name in NAMES {
             let answer = Command::new(&own).args(["child", kind, name]).output().expect("a child runs");
-            print!("{}{}", String::from_utf8_lossy(&answer.stdout), String::from_utf8_lossy(&answer.stderr));
+            let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+            assert!(answer.status.success(), "{kind} {name}: {}", String::from_utf8_lossy(&answer.stderr));
+            print!("{text}");
+            kept += &text;
         }
     }
+    kept
 }
 
 pub fn child(kind: &str, name: &str) {
@@ -46,11 +52,8 @@ fn overhead(name: &str) {
         cache.insert(key(i).as_key_ref(), &value);
     }
     let bytes = status("VmRSS").saturating_sub(before) as f64;
-    println!(
-        "overhead {name}: {:.1} B an entry ({} entries)",
-        bytes / cache.len() as f64 - 120.0,
-        cache.len()
-    );
+    let over = bytes / cache.len() as f64 - 120.0;
+    println!(r#"{{"resident":"overhead","cache":"{name}","bytes":{over:.1},"entries":{}}}"#, cache.len());
 }
 
 /// Two threads insert `times` the limit; the peak of the process over its base, by the limit.
@@ -74,13 +77,14 @@ fn churn(name: &str, kind: &str, times: u64, size: fn(u64, f64) -> usize) {
             });
         }
     });
-    let (took, peak) = (begun.elapsed(), status("VmHWM") - base);
+    let (took, peak) = (begun.elapsed(), status("VmHWM").saturating_sub(base));
     let live = live_payload(&*cache, size, times);
+    let of_limit = |bytes: u64| bytes as f64 / LIMIT as f64;
     println!(
-        "{kind} {name}: peak resident over base {:.3} of the limit, live payload {:.3}, at the end {:.3}, {:.2} s",
-        peak as f64 / LIMIT as f64,
-        live as f64 / LIMIT as f64,
-        (status("VmRSS") - base) as f64 / LIMIT as f64,
+        r#"{{"resident":"{kind}","cache":"{name}","peak":{:.3},"live":{:.3},"at_end":{:.3},"seconds":{:.2}}}"#,
+        of_limit(peak),
+        of_limit(live),
+        of_limit(status("VmRSS").saturating_sub(base)),
         took.as_secs_f64()
     );
 }
@@ -103,8 +107,8 @@ fn live_payload(cache: &dyn crate::caches::Cache, size: fn(u64, f64) -> usize, t
     live
 }
 
-/// A million entries fall due within one second while a reader goes on.
-pub fn storm() {
+/// A million entries fall due within one second while a reader goes on; gives the figures to be kept.
+pub fn storm() -> String {
     let clock = Clock::system();
     let memory = Memory::new(Limits { bytes: 1 << 30, entries: None }, clock.clone());
     let begin = clock.now().after(Duration::from_secs(6));
@@ -156,16 +160,17 @@ pub fn storm() {
         }
         is_over.store(true, Ordering::Relaxed);
         let [quiet, storm] = reader.join().expect("the reader ends well");
-        println!("storm: all reclaimed {:?} after the last deadline", last.since(end));
-        println!(
-            "storm: get p50/p99 quiet {}/{} ns, in the storm {}/{} ns = {:.2} of p99",
+        let kept = format!(
+            r#"{{"storm":"hifz","reclaimed_ms":{},"p50_quiet_ns":{},"p99_quiet_ns":{},"p50_ns":{},"p99_ns":{}}}"#,
+            last.since(end).as_millis(),
             quiet[0],
             quiet[1],
             storm[0],
-            storm[1],
-            f64::from(storm[1]) / f64::from(quiet[1])
+            storm[1]
         );
-    });
+        println!("{kept}");
+        kept + "\n"
+    })
 }
 
 fn status(field: &str) -> u64 {
