@@ -195,15 +195,12 @@ impl Drop for Peer {
     }
 }
 
-/// Every surah, alone and with the embedded transliteration, every list and every item of one.
+/// Every surah, every list and every item of one; no translation of the text is embedded.
 fn warm_everything() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::open(&directory.path().join("content.redb"), Clock::system()).unwrap();
     let mut all = vec![keys::surahs(), keys::reciters(), keys::translations()];
-    let transliteration = keys::TranslationId::parse("transliteration").unwrap();
-    for number in keys::SurahNumber::all() {
-        all.extend([keys::surah(number, None), keys::surah(number, Some(&transliteration))]);
-    }
+    all.extend(keys::SurahNumber::all().map(|number| keys::surah(number, None)));
     all.extend(store.reciters().unwrap().reciters.iter().map(|reciter| keys::reciter(&reciter.id)));
     let translations = store.translations().unwrap().translations;
     all.extend(translations.iter().map(|translation| keys::translation(&translation.facts.id)));
