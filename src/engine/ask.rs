@@ -1,5 +1,7 @@
 //! Asking through the cache: what stands there, else what a source has, by the policy of the namespace.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -69,17 +71,20 @@ impl Cache {
         Ok(Answer { entry: Some(entry), outcome: Outcome::Hit })
     }
 
-    async fn miss(
-        &self,
-        key: KeyRef<'_>,
+    /// Boxed, so that a future that ends as a hit stays small.
+    #[cold]
+    fn miss<'a>(
+        &'a self,
+        key: KeyRef<'a>,
         reason: MissReason,
         source: Arc<dyn Source>,
         caller: Caller,
-    ) -> Result<Answer> {
-        let asking = Asking { key, source, caller };
-        let answered = Box::pin(read::get_or_load(self, &asking)).await;
-        outcome::settle(self.state(), key, reason, &answered);
-        answered
+    ) -> Pin<Box<dyn Future<Output = Result<Answer>> + Send + 'a>> {
+        Box::pin(async move {
+            let answered = read::get_or_load(self, &Asking { key, source, caller }).await;
+            outcome::settle(self.state(), key, reason, &answered);
+            answered
+        })
     }
 
     /// Loads what is not fresh among `keys`, a few at a time and after ordinary callers; `tell` hears of each that is

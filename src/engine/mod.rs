@@ -76,6 +76,7 @@ pub(crate) use typed::VALUE_MEDIA_TYPE;
 pub use warm::{WarmReport, Warmed, Warmth};
 pub use write::{SetOptions, TAGS_MAX};
 
+use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Namespace, Parsed};
 use crate::memory::Limits;
