@@ -43,7 +43,7 @@ use config::Settings;
 use doors::Doors;
 #[cfg(feature = "fuzzing")]
 pub(crate) use http::drive_batch;
-use http::{Coded, Description, Operations, Rates, Site};
+use http::{Coded, Description, Incoming, Operations, Rates, Site};
 use listen::Reception;
 use log::Filter;
 use notify::Supervisor;
@@ -142,6 +142,7 @@ fn site(
         content_changes: Arc::default(),
         compressed_only,
         answers_plainly: opening::answers_plainly(settings),
+        incoming: Incoming::new(cache, reception.traffic()),
         operations: Arc::new(operations),
     })
 }

@@ -19,6 +19,7 @@ mod entries;
 mod examples;
 mod fixtures;
 mod fresh;
+mod incoming;
 mod kills;
 #[cfg(feature = "tower")]
 mod layer;

@@ -5,20 +5,17 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek as _};
-use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, HttpBody as _};
+use axum::body::Body;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse as _;
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
 use serde::Serialize;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use crate::content::keys::{Content, ReciterId, SurahNumber, TranslationId, UserId};
 use crate::content::{ImportReport, Standing};
@@ -30,7 +27,8 @@ use super::Site;
 use super::bookmarks;
 use super::conditions::{Validators, WriteConditions};
 use super::content::{surah_number, translation_asked};
-use super::problem::{Problem, RETRY_AFTER_SECS};
+use super::incoming::{DOCUMENT_TIMES, next_chunk, read_whole, skim, too_large};
+use super::problem::Problem;
 
 pub(super) type Reply = Result<Response<Body>, Problem>;
 pub(super) type Parameters = Query<Vec<(String, String)>>;
@@ -143,7 +141,7 @@ impl Subject {
 
 async fn put(site: Site, subject: Subject, headers: &HeaderMap, body: Body) -> Reply {
     let conditions = WriteConditions::of(headers);
-    let document = read_whole(&site, body).await?;
+    let document = read_whole(&site, body, DOCUMENT_TIMES).await?;
     let written = run(&site, move |site| {
         let turn = site.content_changes.lock();
         subject.check(site, &conditions)?;
@@ -201,6 +199,7 @@ pub(super) async fn erase_user(
 
 /// `POST /admin/v1/import`
 pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
+    let _turn = site.incoming.import()?;
     let (sender, receiver) = mpsc::channel(IMPORT_CHUNKS_MAX);
     let importing = run(&site, move |site| {
         // First to a file: a slow client must not hold the content store's one transaction open.
@@ -227,10 +226,12 @@ struct Imported {
 
 /// `GET /admin/v1/export[?bookmarks=true]`
 pub(super) async fn export(State(site): State<Site>, query: Parameters) -> Reply {
+    let turn = site.incoming.export()?;
     let with_bookmarks = query.iter().any(|(name, value)| name == "bookmarks" && value == "true");
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_CHUNKS_MAX);
     let store = site.store.clone();
     tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let mut out = ChannelWriter { sender: sender.clone() };
         let exported =
             if with_bookmarks { store.export_with_bookmarks(&mut out) } else { store.export(&mut out) };
@@ -271,80 +272,6 @@ where
     }
 }
 
-/// A body in memory, with its part of what all bodies together may take.
-#[derive(Debug)]
-pub(super) struct Whole {
-    bytes: Vec<u8>,
-    room: Option<SemaphorePermit<'static>>,
-}
-
-impl Deref for Whole {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl AsRef<[u8]> for Whole {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Whole {
-    /// Takes one more piece once there is room for it; others give theirs back when they are done.
-    async fn add(&mut self, piece: &[u8]) -> Result<(), Problem> {
-        let held = self.room.as_ref().map_or(0, SemaphorePermit::num_permits);
-        let wanted = (self.bytes.len() + piece.len()).div_ceil(KIB).min(ROOM_KIB);
-        if let Some(more) = u32::try_from(wanted.saturating_sub(held)).ok().filter(|more| *more > 0) {
-            let room = tokio::time::timeout(ROOM_PATIENCE, ROOM.acquire_many(more)).await;
-            let Ok(Ok(room)) = room else { return Err(no_room()) };
-            match &mut self.room {
-                Some(held) => held.merge(room),
-                None => self.room = Some(room),
-            }
-        }
-        self.bytes.extend_from_slice(piece);
-        Ok(())
-    }
-}
-
-fn no_room() -> Problem {
-    let detail = "too many large bodies are being read at once; try again shortly";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", detail)
-        .with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS))
-}
-
-/// The whole body, within the limits of size and patience.
-pub(super) async fn read_whole(site: &Site, body: Body) -> Result<Whole, Problem> {
-    read_at_most(site, body, site.limits.body, || too_large(site)).await
-}
-
-/// The whole body of at most `bytes_max`, within the limit of patience.
-pub(super) async fn read_at_most(
-    site: &Site,
-    mut body: Body,
-    bytes_max: u64,
-    too_large: impl FnOnce() -> Error,
-) -> Result<Whole, Problem> {
-    let announced = usize::try_from(body.size_hint().lower().min(bytes_max)).unwrap_or(0);
-    let mut whole = Whole { bytes: Vec::new(), room: None };
-    loop {
-        let chunk = next_chunk(&mut body, site.limits.body_timeout).await?;
-        let Some(chunk) = chunk else { return Ok(whole) };
-        if whole.is_empty() {
-            // As announced, so that it does not grow by doubling; untouched memory is not yet taken.
-            whole.bytes.reserve_exact(announced);
-        }
-        if (whole.len() + chunk.len()) as u64 > bytes_max {
-            skim(site, body).await;
-            return Err(too_large().into());
-        }
-        whole.add(&chunk).await?;
-    }
-}
-
 /// Passes the body on piece by piece; what goes wrong is passed on too, so that the reader fails instead of seeing an
 /// end.
 async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<Bytes>>) {
@@ -361,7 +288,7 @@ async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<
         };
         fed += chunk.len() as u64;
         if fed > site.limits.body {
-            let error = std::io::Error::other(too_large(site));
+            let error = std::io::Error::other(too_large(site.limits.body));
             sender.send(Err(error)).await.unwrap_or_default();
             return skim(site, body).await;
         }
@@ -370,41 +297,6 @@ async fn feed(site: &Site, mut body: Body, sender: mpsc::Sender<std::io::Result<
             return skim(site, body).await;
         }
     }
-}
-
-/// Reads on and drops, as much as one body may have, so that a client that still sends gets to see why it was refused.
-async fn skim(site: &Site, mut body: Body) {
-    let mut skimmed = 0;
-    while let Ok(Some(chunk)) = next_chunk(&mut body, site.limits.body_timeout).await {
-        skimmed += chunk.len() as u64;
-        if skimmed > site.limits.body {
-            return;
-        }
-    }
-}
-
-async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Problem> {
-    loop {
-        let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| {
-            Problem::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "BODY_TIMED_OUT",
-                "the body made no progress for too long",
-            )
-        })?;
-        let Some(frame) = frame else { return Ok(None) };
-        let frame = frame.map_err(|_| {
-            Problem::new(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body ended before its announced length")
-        })?;
-        if let Ok(chunk) = frame.into_data() {
-            return Ok(Some(chunk));
-        }
-    }
-}
-
-fn too_large(site: &Site) -> Error {
-    let message = format!("the body is larger than limits.body, {} bytes", site.limits.body);
-    Error::new(ErrorKind::DocumentTooLarge, message)
 }
 
 /// The upload as a file that has no name any more: gone with the process, however it ends.
@@ -461,14 +353,6 @@ impl std::io::Write for ChannelWriter {
         Ok(())
     }
 }
-
-/// What all bodies that are held in memory whole may take together, by KiB; a larger one takes all of it.
-static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
-const ROOM_KIB: usize = 64 << 10;
-const KIB: usize = 1 << 10;
-
-/// How long a body waits for others to be done.
-const ROOM_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pieces of an upload that wait to be read.
 const IMPORT_CHUNKS_MAX: usize = 8;

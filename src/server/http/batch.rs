@@ -27,14 +27,15 @@ use crate::key::Key;
 use crate::server::outgoing::Held;
 
 use super::Site;
-use super::admin::{Reply, read_whole, run};
+use super::admin::{Reply, run};
 use super::compress::{plain_body, plain_bytes};
 use super::entries::{parse_ttl, refuse_long, refuse_private, refuse_reserved};
+use super::incoming::{BATCH_TIMES, KEYS_TIMES, read_whole};
 use super::problem::Problem;
 
 /// `POST /admin/v1/entries/get`
 pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
-    let keys = keys_in(&read_whole(&site, body).await?)?;
+    let keys = keys_in(&read_whole(&site, body, KEYS_TIMES).await?)?;
     keys.iter().try_for_each(|key| refuse_private(key.as_key_ref()))?;
     let bytes_max = site.limits.body;
     let (found, missing, bytes) = run(&site, move |site| {
@@ -92,7 +93,7 @@ pub(super) async fn exists(State(site): State<Site>, body: Body) -> Reply {
     struct Answer {
         exists: BTreeMap<String, bool>,
     }
-    let keys = keys_in(&read_whole(&site, body).await?)?;
+    let keys = keys_in(&read_whole(&site, body, KEYS_TIMES).await?)?;
     let exists = run(&site, move |site| {
         keys.iter().map(|key| Ok((key.to_string(), site.cache.exists(key)?))).collect()
     })
@@ -106,7 +107,7 @@ pub(super) async fn set(State(site): State<Site>, body: Body) -> Reply {
     struct Answer {
         set: usize,
     }
-    let body = read_whole(&site, body).await?;
+    let body = read_whole(&site, body, BATCH_TIMES).await?;
     let set = run(&site, move |site| {
         let asked: SetAsked<'_> = read_json(&body)?;
         let values = asked.values(site.limits.key)?;

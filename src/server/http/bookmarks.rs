@@ -19,9 +19,10 @@ use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
 use super::Site;
-use super::admin::{read_whole, run};
+use super::admin::run;
 use super::auth::Owner;
 use super::conditions::{Validators, WriteConditions};
+use super::incoming::{BOOKMARKS_TIMES, read_whole};
 use super::problem::Problem;
 use super::reply::Representation;
 
@@ -49,7 +50,7 @@ pub(super) async fn list(
 pub(super) async fn put_list(State(site): State<Site>, owner: Owner, request: Request) -> Reply {
     let conditions = WriteConditions::of(request.headers());
     let place = HeaderValue::from_str(request.uri().path());
-    let document = read_whole(&site, request.into_body()).await?;
+    let document = read_whole(&site, request.into_body(), BOOKMARKS_TIMES).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
         let kept = bookmarks.put_all(user, &document, (!conditions.is_empty()).then_some(&guard))?;
@@ -88,7 +89,7 @@ pub(super) async fn put_one(
     let verse = Verse::parse(&verse)
         .map_err(|error| Error::new(ErrorKind::DocumentInvalid, error.message().to_owned()))?;
     let conditions = WriteConditions::of(&headers);
-    let document = read_whole(&site, body).await?;
+    let document = read_whole(&site, body, BOOKMARKS_TIMES).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
         let kept = bookmarks.put(user, verse, &document, (!conditions.is_empty()).then_some(&guard))?;

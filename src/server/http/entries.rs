@@ -21,8 +21,9 @@ use crate::pattern::Pattern;
 use crate::server::config::parse_duration;
 
 use super::Site;
-use super::admin::{Parameters, Reply, read_at_most, run};
+use super::admin::{Parameters, Reply, run};
 use super::conditions::{Validators, WriteConditions};
+use super::incoming::{VALUE_TIMES, read_at_most};
 use super::problem::Problem;
 use super::reply::Representation;
 use super::routes::Routes;
@@ -90,12 +91,13 @@ async fn write(
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "CODING_NOT_ACCEPTED", detail));
     }
     let conditions = WriteConditions::of(&headers);
-    let bytes_max = site.limits.value;
-    let too_large = || {
-        let message = format!("the value is larger than limits.value, {bytes_max} bytes");
-        Error::new(ErrorKind::ValueTooLarge, message)
+    let too_large = |bytes_max: u64| {
+        let why = "what limits.value and the memory limit leave room for";
+        Error::new(ErrorKind::ValueTooLarge, format!("the value is larger than {bytes_max} bytes, {why}"))
     };
-    let value = read_at_most(&site, body, bytes_max, too_large).await?;
+    // No entry may take more than half of the memory, so a larger value need not be read.
+    let bytes_max = site.limits.value.min(site.cache.memory_limit() / 2);
+    let value = read_at_most(&site, body, (bytes_max, VALUE_TIMES), too_large).await?;
     let stood = run(&site, move |site| {
         let mut stood = false;
         site.cache.set_if(&key, value, &options, |standing| {

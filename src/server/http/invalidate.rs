@@ -12,10 +12,11 @@ use crate::key::{Namespace, Tag};
 use crate::pattern::Pattern;
 
 use super::Site;
-use super::admin::{Parameters, Reply, read_whole, run};
+use super::admin::{Parameters, Reply, run};
 use super::audit;
 use super::batch::{KEYS_MAX, parse_keys, read_json, refused};
 use super::entries::{once, parameter};
+use super::incoming::{KEYS_TIMES, read_whole};
 
 /// How many live entries an invalidation took, or would take.
 #[derive(Debug, Serialize)]
@@ -27,7 +28,7 @@ struct Invalidated {
 
 /// `POST /admin/v1/invalidate`
 pub(super) async fn invalidate(State(site): State<Site>, body: Body) -> Reply {
-    let asked: Asked = read_json(&read_whole(&site, body).await?)?;
+    let asked: Asked = read_json(&read_whole(&site, body, KEYS_TIMES).await?)?;
     let dry_run = asked.dry_run;
     take(&site, asked.selector()?, dry_run).await
 }

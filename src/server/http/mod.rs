@@ -19,6 +19,7 @@ mod explain;
 mod exposition;
 mod health;
 mod hit;
+mod incoming;
 mod invalidate;
 mod metrics;
 mod openapi;
@@ -69,6 +70,7 @@ pub(super) use entries::refuse_long;
 pub(super) use events::Feeds;
 pub(super) use explain::explained;
 pub(super) use hit::{Hit, Hits};
+pub(super) use incoming::Incoming;
 pub(super) use openapi::Description;
 use problem::Problem;
 pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
@@ -97,6 +99,8 @@ pub(super) struct Site {
     /// Whether plain hits may be answered without the router.
     pub(super) answers_plainly: bool,
     pub(super) description: Arc<Description>,
+    /// The bodies that are being received.
+    pub(super) incoming: Incoming,
     pub(super) operations: Arc<Operations>,
 }
 

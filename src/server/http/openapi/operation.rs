@@ -313,7 +313,11 @@ const EVERYWHERE: &[(u16, &str, &str)] = &[
     (431, "HEAD_TOO_LARGE", "the request head is longer than `limits.header`"),
     (500, "INTERNAL", "the request failed inside the server; the log says why under its request id"),
     (501, "CODING_UNKNOWN", "the body comes in a transfer coding other than chunked"),
-    (503, "BUSY", "every connection or load that `limits` allows is taken; try again after `Retry-After`"),
+    (
+        503,
+        "BUSY",
+        "every connection or load that `limits` allows is taken, or the room for bodies; try again after `Retry-After`",
+    ),
     (505, "VERSION_UNKNOWN", "neither HTTP/1 nor HTTP/2"),
 ];
 

@@ -1,0 +1,419 @@
+//! Bodies that are being received: read whole, within limits of size and patience, and within one account for all.
+//!
+//! Promises: what bodies hold together is bounded, by a part of the memory limit and a little more, and charged to the
+//! cache, whose entries give way. A body that finds no room for a while is told 503 and when to come back. While others
+//! wait for room, a large body has to go on arriving at a least pace, so that one that stalls holds up nobody for long.
+//! What is done with a body takes room of its own, in the order of arrival: whoever has been read is always finished.
+//!
+//! Small bodies cost a permit and an addition; the charge is brought up to date by the megabyte.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody as _};
+use axum::http::{HeaderValue, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
+
+use crate::engine::{Cache, Charge};
+use crate::error::{Error, ErrorKind};
+use crate::server::traffic::{Traffic, Want};
+
+use super::Site;
+use super::problem::{Problem, RETRY_AFTER_SECS};
+
+/// The account of all bodies; cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::server) struct Incoming(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    cache: Cache,
+    traffic: Arc<Traffic>,
+    /// What bodies may hold until they are done, by KiB.
+    room: Pool,
+    /// What is made of them may take as much beside, by KiB.
+    work: Pool,
+    /// How many wait for room.
+    waiting: AtomicUsize,
+    imports: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
+    account: Mutex<Account>,
+}
+
+/// What is held, and what of it is charged.
+#[derive(Debug)]
+struct Account {
+    held: u64,
+    charge: Charge,
+}
+
+impl Account {
+    fn add(&mut self, bytes: u64) {
+        self.held += bytes;
+        self.settle();
+    }
+
+    fn sub(&mut self, bytes: u64) {
+        self.held = self.held.saturating_sub(bytes);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        if self.held == 0 || self.held.abs_diff(self.charge.bytes()) >= CHARGE_STEP_BYTES {
+            self.charge.set(self.held);
+        }
+    }
+}
+
+/// Permits by KiB; a demand beyond all of them is for all of them.
+#[derive(Debug)]
+struct Pool {
+    permits: Arc<Semaphore>,
+    kib: u32,
+}
+
+impl Pool {
+    fn new(bytes: u64) -> Self {
+        let kib = u32::try_from(bytes / KIB).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3);
+        Self { permits: Arc::new(Semaphore::new(kib as usize)), kib }
+    }
+
+    fn demand(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib)
+    }
+}
+
+impl Incoming {
+    /// Beside `cache`, which gives way.
+    pub(in crate::server) fn new(cache: &Cache, traffic: Arc<Traffic>) -> Self {
+        let all = all(cache);
+        Self(Arc::new(Shared {
+            cache: cache.clone(),
+            traffic,
+            room: Pool::new((all / 4).min(ROOM_BYTES_MAX)),
+            work: Pool::new(all / 4 * 3),
+            waiting: AtomicUsize::new(0),
+            imports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            exports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            account: Mutex::new(Account { held: 0, charge: cache.charge() }),
+        }))
+    }
+
+    /// A turn to import; the upload goes to a file, and each holds a thread.
+    pub(super) fn import(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.0.imports.clone().try_acquire_owned().map_err(|_| self.no_turn("imports"))
+    }
+
+    /// A turn to export; each holds a thread for as long as its reader takes.
+    pub(super) fn export(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        self.0.exports.clone().try_acquire_owned().map_err(|_| self.no_turn("exports"))
+    }
+
+    fn no_turn(&self, what: &str) -> Problem {
+        self.0.traffic.turn_away(Want::Body);
+        busy(format!("{TRANSFERS_MAX} {what} are under way already; try again shortly"))
+    }
+
+    /// The largest body that may be held where what is made of it takes `times` as much.
+    fn bytes_max(&self, times: u64) -> u64 {
+        all(&self.0.cache) / times
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.0.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Waits for `kib` of room; not for long.
+    async fn room(&self, kib: u32) -> Result<OwnedSemaphorePermit, Problem> {
+        let room = self.0.room.permits.clone();
+        if let Ok(permit) = room.clone().try_acquire_many_owned(kib) {
+            return Ok(permit);
+        }
+        let waiting = Waiting::new(&self.0);
+        let permit = timeout(ROOM_PATIENCE, room.acquire_many_owned(kib)).await;
+        drop(waiting);
+        if let Ok(Ok(permit)) = permit {
+            return Ok(permit);
+        }
+        self.0.traffic.turn_away(Want::Body);
+        Err(busy("too many large bodies are being received at once; try again shortly"))
+    }
+}
+
+/// What bodies and what is made of them may take together: entries give way for three quarters of the limit, and a little
+/// more is there beside it.
+fn all(cache: &Cache) -> u64 {
+    cache.memory_limit() / 4 * 3 + BESIDE_BYTES
+}
+
+/// One that waits for room.
+struct Waiting<'s>(&'s Shared);
+
+impl<'s> Waiting<'s> {
+    fn new(shared: &'s Shared) -> Self {
+        shared.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(shared)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A body in memory, with its part of what all bodies together may take.
+#[derive(Debug)]
+pub(super) struct Whole {
+    bytes: Vec<u8>,
+    incoming: Incoming,
+    room: Option<OwnedSemaphorePermit>,
+    work: Option<OwnedSemaphorePermit>,
+    /// On the account.
+    entered: u64,
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl AsRef<[u8]> for Whole {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Whole {
+    fn drop(&mut self) {
+        // Given back before it is said to be.
+        self.bytes = Vec::new();
+        self.incoming.0.account.lock().sub(self.entered);
+    }
+}
+
+impl Whole {
+    fn new(incoming: &Incoming) -> Self {
+        let incoming = incoming.clone();
+        Self { bytes: Vec::new(), incoming, room: None, work: None, entered: 0 }
+    }
+
+    /// What of the room it has taken.
+    fn room_kib(&self) -> u32 {
+        self.room.as_ref().map_or(0, |room| u32::try_from(room.num_permits()).unwrap_or(u32::MAX))
+    }
+
+    /// Waits for room for `bytes` in all.
+    async fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
+        let (held, wanted) = (self.room_kib(), self.incoming.0.room.demand(bytes as u64));
+        if wanted > held {
+            let more = self.incoming.room(wanted - held).await?;
+            match &mut self.room {
+                Some(room) => room.merge(more),
+                None => self.room = Some(more),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one more piece, for which room is reserved.
+    fn add(&mut self, piece: &[u8], announced: usize) {
+        if self.bytes.is_empty() {
+            // So that it does not grow by doubling; untouched memory is not yet taken.
+            self.bytes.reserve_exact(announced.max(piece.len()));
+        }
+        self.enter(piece.len() as u64);
+        self.bytes.extend_from_slice(piece);
+    }
+
+    /// Waits for its turn to be made something of that takes `times` as much. Whoever is before it always ends.
+    async fn prepare(&mut self, times: u64) {
+        let more = self.bytes.len() as u64 * times.saturating_sub(1);
+        let work = &self.incoming.0.work;
+        self.work = work.permits.clone().acquire_many_owned(work.demand(more)).await.ok();
+        self.enter(more);
+    }
+
+    fn enter(&mut self, bytes: u64) {
+        self.entered += bytes;
+        self.incoming.0.account.lock().add(bytes);
+    }
+}
+
+/// The whole body of at most `limits.body`, of which something is made that takes `times` as much.
+pub(super) async fn read_whole(site: &Site, body: Body, times: u64) -> Result<Whole, Problem> {
+    read_at_most(site, body, (site.limits.body, times), too_large).await
+}
+
+/// The whole body of at most so many bytes, of which something is made that takes so many times as much.
+pub(super) async fn read_at_most(
+    site: &Site,
+    mut body: Body,
+    (bytes_max, times): (u64, u64),
+    too_large: impl FnOnce(u64) -> Error,
+) -> Result<Whole, Problem> {
+    let bytes_max = bytes_max.min(site.incoming.bytes_max(times));
+    let announced = usize::try_from(body.size_hint().lower().min(bytes_max)).unwrap_or(0);
+    let mut whole = Whole::new(&site.incoming);
+    let mut pace = Pace::new(site.limits.body_timeout);
+    loop {
+        let chunk = pace.next(&mut body, &whole).await?;
+        let Some(chunk) = chunk else { break };
+        if (whole.len() + chunk.len()) as u64 > bytes_max {
+            drop(whole);
+            skim(site, body).await;
+            return Err(too_large(bytes_max).into());
+        }
+        // As announced: of two large ones that have no room together, one is read, and not a half of each.
+        let wanted = announced.max(whole.len() + chunk.len());
+        if let Err(no_room) = whole.reserve(wanted).await {
+            drop(whole);
+            skim(site, body).await;
+            return Err(no_room);
+        }
+        whole.add(&chunk, announced);
+    }
+    whole.prepare(times).await;
+    Ok(whole)
+}
+
+/// How a body arrives.
+struct Pace {
+    patience: Duration,
+    /// Since when its pace is looked at, and what has arrived since.
+    since: Instant,
+    bytes: usize,
+}
+
+impl Pace {
+    fn new(patience: Duration) -> Self {
+        Self { patience, since: Instant::now(), bytes: 0 }
+    }
+
+    /// The next piece, as patiently as the settings say, or as others that wait for room let it.
+    async fn next(&mut self, body: &mut Body, whole: &Whole) -> Result<Option<Bytes>, Problem> {
+        let began = Instant::now();
+        loop {
+            let left = self.patience.saturating_sub(began.elapsed());
+            match timeout(left.min(LOOK_INTERVAL), chunk_of(body)).await {
+                Ok(chunk) => {
+                    let chunk = chunk?;
+                    self.bytes += chunk.as_ref().map_or(0, Bytes::len);
+                    return Ok(chunk);
+                }
+                Err(_) if began.elapsed() >= self.patience => return Err(timed_out()),
+                Err(_) if self.holds_up(whole) => return Err(too_slow()),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Whether it holds much that others wait for and goes on too slowly.
+    fn holds_up(&mut self, whole: &Whole) -> bool {
+        if self.since.elapsed() < PACE_INTERVAL {
+            return false;
+        }
+        let is_slow = self.bytes < PACE_BYTES_MIN;
+        (self.since, self.bytes) = (Instant::now(), 0);
+        is_slow && whole.room_kib() > SMALL_KIB && whole.incoming.is_crowded()
+    }
+}
+
+/// Reads on and drops, as much as one body may have, so that a client that still sends gets to see why it was refused.
+pub(super) async fn skim(site: &Site, mut body: Body) {
+    let mut skimmed = 0;
+    while let Ok(Some(chunk)) = next_chunk(&mut body, site.limits.body_timeout).await {
+        skimmed += chunk.len() as u64;
+        if skimmed > site.limits.body {
+            return;
+        }
+    }
+}
+
+/// The next piece of a body, within `patience`.
+pub(super) async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Problem> {
+    timeout(patience, chunk_of(body)).await.map_err(|_| timed_out())?
+}
+
+/// The next piece; nothing is lost when this is dropped while it waits.
+async fn chunk_of(body: &mut Body) -> Result<Option<Bytes>, Problem> {
+    loop {
+        let Some(frame) = body.frame().await else { return Ok(None) };
+        let frame = frame.map_err(|_| {
+            Problem::new(StatusCode::BAD_REQUEST, "BODY_BROKEN", "the body ended before its announced length")
+        })?;
+        if let Ok(chunk) = frame.into_data() {
+            return Ok(Some(chunk));
+        }
+    }
+}
+
+/// That a body has more than `bytes_max`.
+pub(super) fn too_large(bytes_max: u64) -> Error {
+    let why = "what limits.body and the memory limit leave room for";
+    Error::new(ErrorKind::DocumentTooLarge, format!("the body is larger than {bytes_max} bytes, {why}"))
+}
+
+fn timed_out() -> Problem {
+    late("the body made no progress for too long")
+}
+
+fn too_slow() -> Problem {
+    late("the body arrived too slowly while others waited for its room")
+}
+
+fn late(detail: &'static str) -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "BODY_TIMED_OUT", detail)
+}
+
+fn busy(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "BUSY", detail)
+        .with(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS))
+}
+
+/// How much memory is taken for each byte of a body until its request is done, the body included: of a list of keys, the
+/// keys; of a value, its entry; of a batch, what is decoded and the entry under way; of a document and of a list of
+/// bookmarks, what is parsed, encoded, rendered and held by the transaction.
+pub(super) const KEYS_TIMES: u64 = 4;
+pub(super) const VALUE_TIMES: u64 = 2;
+pub(super) const BATCH_TIMES: u64 = 3;
+pub(super) const DOCUMENT_TIMES: u64 = 5;
+pub(super) const BOOKMARKS_TIMES: u64 = 5;
+
+const KIB: u64 = 1 << 10;
+
+/// The most that bodies hold while they arrive, whatever the memory limit is.
+const ROOM_BYTES_MAX: u64 = 64 << 20;
+
+/// What bodies may take where no entry can give way to them.
+const BESIDE_BYTES: u64 = 36 << 20;
+
+/// The charge follows what is held within so much.
+const CHARGE_STEP_BYTES: u64 = 1 << 20;
+
+/// Imports and exports at a time, each.
+const TRANSFERS_MAX: usize = 4;
+
+/// How long a body waits for room.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a body that does not arrive is looked after.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// While others wait for room, so much of a large body has to arrive
+const PACE_BYTES_MIN: usize = 16 << 10;
+
+/// in so much time.
+const PACE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// A body that holds no more than this holds nobody up.
+const SMALL_KIB: u32 = 64;
