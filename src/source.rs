@@ -187,8 +187,9 @@ impl<'a> Ask<'a> {
         Self { key, validator: None, modified_at: None, room }
     }
 
-    /// Takes room for so many more bytes of the answer. A source that reads a body piece by piece asks before each, so
-    /// that all loads under way together stay within their bound; what arrives in one piece is counted by the cache.
+    /// Takes room for so many more bytes of memory for the answer. A source that reads a body piece by piece asks before
+    /// it makes its buffer larger, so that all loads under way together stay within their bound, and entries give way to
+    /// them; what arrives in one piece is counted by the cache.
     ///
     /// # Errors
     /// [`ErrorKind::Busy`] when there is none left.
@@ -203,24 +204,30 @@ impl<'a> Ask<'a> {
 }
 
 /// What one load may hold of the bytes that all loads share; given back when dropped.
-#[derive(Debug)]
 pub struct Room {
     shared: Arc<AtomicU64>,
     bytes_max: u64,
     /// What this load holds. Raised by its own task only.
     taken: AtomicU64,
+    /// Called when what all loads hold has changed by much.
+    changed: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Room {
-    /// A share of the bytes counted in `shared`, of which there are `bytes_max`.
-    pub(crate) fn of(shared: Arc<AtomicU64>, bytes_max: u64) -> Self {
-        Self { shared, bytes_max, taken: AtomicU64::new(0) }
+    /// A share of the bytes counted in `shared`, of which there are `bytes_max`; `changed` hears when much was taken or
+    /// given back.
+    pub(crate) fn of(
+        shared: Arc<AtomicU64>,
+        bytes_max: u64,
+        changed: impl Fn() + Send + Sync + 'static,
+    ) -> Self {
+        Self { shared, bytes_max, taken: AtomicU64::new(0), changed: Some(Box::new(changed)) }
     }
 
     /// Room of its own: for tests of sources.
     #[must_use]
     pub fn alone(bytes_max: u64) -> Self {
-        Self::of(Arc::default(), bytes_max)
+        Self { shared: Arc::default(), bytes_max, taken: AtomicU64::new(0), changed: None }
     }
 
     /// What this load holds.
@@ -230,7 +237,8 @@ impl Room {
 
     pub(crate) fn take(&self, bytes: u64) -> Result<()> {
         let before = self.shared.fetch_add(bytes, Ordering::Relaxed);
-        if before.saturating_add(bytes) > self.bytes_max {
+        let after = before.saturating_add(bytes);
+        if after > self.bytes_max {
             self.shared.fetch_sub(bytes, Ordering::Relaxed);
             let most = self.bytes_max;
             let message =
@@ -238,15 +246,37 @@ impl Room {
             return Err(Error::new(ErrorKind::Busy, message));
         }
         self.taken.fetch_add(bytes, Ordering::Relaxed);
+        if before / MUCH != after / MUCH {
+            self.tell();
+        }
         Ok(())
+    }
+
+    fn tell(&self) {
+        if let Some(changed) = &self.changed {
+            changed();
+        }
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
         self.shared.fetch_sub(self.taken(), Ordering::Relaxed);
+        if self.taken() >= MUCH {
+            self.tell();
+        }
     }
 }
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (taken, bytes_max) = (self.taken(), self.bytes_max);
+        f.debug_struct("Room").field("taken", &taken).field("bytes_max", &bytes_max).finish_non_exhaustive()
+    }
+}
+
+/// So many bytes more or less are worth making room for at once; the rest is seen to at the next sweep.
+const MUCH: u64 = 1 << 20;
 
 /// A load under way: what the source has, or an error when it does not know.
 pub type Loading<'l> = Pin<Box<dyn Future<Output = Result<Load>> + Send + 'l>>;
@@ -366,5 +396,35 @@ where
 impl<F> fmt::Debug for FromFn<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("FromFn").field(&self.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    #[test]
+    fn what_loads_hold_together_is_bounded_given_back_and_told_when_it_is_much() {
+        let (shared, told) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicUsize::new(0)));
+        let room = || {
+            let told = told.clone();
+            Room::of(shared.clone(), 4 * MUCH, move || {
+                told.fetch_add(1, Ordering::Relaxed);
+            })
+        };
+        let (first, second) = (room(), room());
+        first.take(10).unwrap();
+        assert_eq!(told.load(Ordering::Relaxed), 0);
+        first.take(3 * MUCH).unwrap();
+        assert_eq!(told.load(Ordering::Relaxed), 1);
+        assert_eq!(second.take(MUCH).unwrap_err().kind(), ErrorKind::Busy);
+        second.take(100).unwrap();
+        drop(first);
+        assert_eq!((told.load(Ordering::Relaxed), shared.load(Ordering::Relaxed)), (2, 100));
+        second.take(MUCH).unwrap();
+        drop(second);
+        assert_eq!(shared.load(Ordering::Relaxed), 0);
     }
 }

@@ -61,10 +61,11 @@ async fn look_and_ask(state: &Arc<State>, source: &dyn Source, flight: &Flight) 
     load(state, source, flight, held).await
 }
 
-async fn load(state: &State, source: &dyn Source, flight: &Flight, held: Option<Entry>) -> Landing {
+async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Option<Entry>) -> Landing {
     let (key, policy) = (flight.key(), state.policy(flight.key().namespace()));
     let sequence = state.next_sequence();
-    let room = Room::of(state.loading_bytes.clone(), state.loading_bytes_max);
+    let own = state.clone();
+    let room = Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside());
     let mut ask = Ask::new(key, &room);
     if let Some(held) = &held {
         ask.validator = Terms::of(held).validator;

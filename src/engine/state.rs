@@ -251,10 +251,12 @@ impl State {
         self.counters.did(self.memory.number_of(namespace), operation, count);
     }
 
-    /// Brings what entries must give way to up to date: the disk tier's memory, and the program's on the cache's account.
+    /// Brings what entries must give way to up to date: the disk tier's memory, what loads hold, and what the program does on
+    /// the cache's account.
     pub(super) fn charge_beside(&self) {
         let of_disk = self.disk.as_ref().map_or(0, Disk::memory_bytes);
-        self.memory.charge_beside(of_disk + self.charged_bytes.load(Ordering::Relaxed));
+        let of_loads = self.loading_bytes.load(Ordering::Relaxed);
+        self.memory.charge_beside(of_disk + of_loads + self.charged_bytes.load(Ordering::Relaxed));
     }
 
     /// All figures at this moment.

@@ -116,7 +116,7 @@ impl<S: Shapes> Origin<S> {
             return Err(too_large());
         }
         let mut incoming = response.into_body();
-        let mut body = Vec::new();
+        let mut body: Vec<u8> = Vec::new();
         while let Some(frame) = incoming.frame().await {
             let frame = frame.map_err(|error| {
                 Error::new(ErrorKind::SourceUnavailable, "the origin broke its answer off").because(error)
@@ -125,7 +125,12 @@ impl<S: Shapes> Origin<S> {
             if (body.len() + piece.len()) as u64 > bytes_max {
                 return Err(too_large());
             }
-            ask.take_room(piece.len() as u64)?;
+            if body.capacity() - body.len() < piece.len() {
+                // What the buffer takes counts, not how much of it is full.
+                let more = piece.len().max(body.len() / 2);
+                ask.take_room(more as u64)?;
+                body.reserve_exact(more);
+            }
             body.extend_from_slice(&piece);
         }
         Ok(body)

@@ -142,6 +142,43 @@ fn a_hanging_origin_keeps_nobody_longer_than_the_time_out() {
 }
 
 #[test]
+fn answers_without_an_end_take_no_more_memory_together_than_loads_may() {
+    let origin = Origin::start();
+    origin.always(Step::Flood(8 << 20));
+    let flags = ["--memory", "64MB", "--source-attempts", "1", "--source-timeout", "3s"];
+    let (edge, _directory) = edge(&origin, FRESH, &flags);
+    let entry = vec![b'x'; 100_000];
+    for number in 0..700 {
+        let path = format!("/admin/v1/entries/full:{number}");
+        assert_eq!(edge.admin("PUT", &path, &entry).status, 201);
+    }
+    let resident = || {
+        let stats = edge.admin("GET", "/admin/v1/stats", b"").json();
+        stats["memory"]["resident_bytes"].as_u64().unwrap()
+    };
+    let before = resident();
+    let most = std::thread::scope(|scope| {
+        let clients: Vec<_> = (1..=24)
+            .map(|number| {
+                scope.spawn({
+                    let edge = &edge;
+                    move || edge.get(&format!("/api/v1/surahs/{number}")).status
+                })
+            })
+            .collect();
+        let mut most = 0;
+        while !clients.iter().all(std::thread::ScopedJoinHandle::is_finished) {
+            most = most.max(resident());
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        assert!(clients.into_iter().all(|client| client.join().unwrap() == 503));
+        most
+    });
+    // The cache was full before; it gives way to what the loads hold, and that is bounded.
+    assert!(most < before + 48_000_000, "{before} before, {most} at most");
+}
+
+#[test]
 fn the_breaker_leaves_a_failing_origin_alone_and_asks_again_later() {
     let origin = Origin::start();
     origin.always(Step::Status(500));

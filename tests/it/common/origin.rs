@@ -27,6 +27,8 @@ pub(crate) enum Step {
     /// Announces less than it sends.
     Long(Value),
     Html,
+    /// Sends this much of a body that has no end, then nothing more.
+    Flood(usize),
     Raw(Vec<u8>),
     /// Answers after a while.
     Slow(Duration, Value),
@@ -104,6 +106,12 @@ impl Origin {
         if let Step::Hang = step {
             drop(stream.read(&mut byte));
         }
+        if let Step::Flood(bytes) = step {
+            let piece = [b"10000\r\n".as_slice(), &[b' '; 1 << 16], b"\r\n"].concat();
+            let is_sent = (0..bytes >> 16).all(|_| stream.write_all(&piece).is_ok());
+            drop(is_sent.then(|| stream.read(&mut byte)));
+            return;
+        }
         if let Step::Slow(pause, body) = step {
             std::thread::park_timeout(pause);
             stream.write_all(&rendered(&Step::Give(body))).unwrap_or_default();
@@ -134,6 +142,7 @@ fn rendered(step: &Step) -> Vec<u8> {
             format!("{json}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{half}\r\n", half.len()).into_bytes()
         }
         Step::Html => b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>".to_vec(),
+        Step::Flood(_) => format!("{json}Transfer-Encoding: chunked\r\n\r\n").into_bytes(),
         Step::Raw(bytes) => bytes.clone(),
     }
 }
