@@ -107,7 +107,7 @@ impl Origin {
             drop(stream.read(&mut byte));
         }
         if let Step::Flood(bytes) = step {
-            let piece = [b"10000\r\n".as_slice(), &[b' '; 1 << 16], b"\r\n"].concat();
+            let piece = [b"10000\r\n".as_slice(), &vec![b' '; 1 << 16], b"\r\n"].concat();
             let is_sent = (0..bytes >> 16).all(|_| stream.write_all(&piece).is_ok());
             drop(is_sent.then(|| stream.read(&mut byte)));
             return;
