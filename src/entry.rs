@@ -5,6 +5,7 @@
 //! body means, nor whether its generation is still alive; the engine asks its generations for that.
 
 mod block;
+mod spare;
 
 use std::fmt;
 use std::ops::Range;
@@ -187,6 +188,9 @@ impl Entry {
     pub fn is_same(&self, other: &Self) -> bool {
         self.0.same(&other.0)
     }
+
+    /// What stands before its key.
+    pub(crate) const HEADER_BYTES: usize = Block::HEADER_BYTES;
 
     /// Where it stands in memory, as a number; for whoever cares how that memory is kept.
     pub(crate) fn address(&self) -> usize {

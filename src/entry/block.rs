@@ -1,17 +1,18 @@
 //! One allocation for a whole entry: a header and its bytes behind one thin, counted pointer.
 //!
 //! Promises: a [`Block`] never changes after it was made (but for [`Meta`]'s atomics), is freed when its last clone is
-//! dropped, and its memory is one `malloc` of exactly [`Block::allocated_bytes`]. It does not know what the bytes mean.
+//! dropped, and its memory is one allocation of [`Block::allocated_bytes`], rounded up to what the allocator takes anyway. It does not know what the bytes mean.
 //!
 //! Why unsafe here and nowhere else in the engine's data: `Arc<[u8]>` has a pointer twice as wide, two counters and no
 //! room for a header without a second allocation or a second copy of the body; that is 40 bytes an entry and a cache
 //! miss a hit. Everything below is reached only through safe calls.
 #![expect(unsafe_code, reason = "a thin counted pointer to a header and bytes cannot be said in safe Rust")]
 
-use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::{NonNull, copy_nonoverlapping};
 use std::slice;
+
+use super::spare;
+use crate::sync::{AtomicU16, AtomicU32, Ordering, fence};
 
 /// What stands before the bytes; 24 bytes, so that header and count take 32.
 #[derive(Debug)]
@@ -51,21 +52,16 @@ impl Block {
     pub(super) fn new(meta: Meta, parts: &[&[u8]]) -> Self {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(len <= Self::BYTES_MAX, "an entry of {len} bytes, the most is {}", Self::BYTES_MAX);
-        let layout = layout(len);
-        // SAFETY: the layout is never empty, it holds at least the header.
-        let at = unsafe { alloc(layout) };
-        #[expect(clippy::cast_ptr_alignment, reason = "allocated with the alignment of a header")]
-        let Some(at) = NonNull::new(at.cast::<Header>()) else { handle_alloc_error(layout) };
+        let at = spare::take(size_of::<Header>() + len).cast::<Header>();
         #[expect(clippy::cast_possible_truncation, reason = "at most BYTES_MAX, asserted above")]
         let header = Header { refs: AtomicU32::new(1), len: len as u32, meta };
-        // SAFETY: freshly allocated with the layout of a header followed by `len` bytes, so the header is in bounds
-        // and aligned, and the parts, whose lengths add up to `len`, end exactly at the end of the allocation. Nothing
+        // SAFETY: taken with room for a header followed by `len` bytes, so the header is in bounds and aligned, and the parts, whose lengths add up to `len`, end exactly at the end of the allocation. Nothing
         // else points here yet, so source and destination cannot overlap.
         unsafe {
             at.write(header);
             let mut to = at.add(1).cast::<u8>();
             for part in parts {
-                copy_nonoverlapping(part.as_ptr(), to.as_ptr(), part.len());
+                copy(part, to.as_ptr());
                 to = to.add(part.len());
             }
         }
@@ -124,22 +120,71 @@ impl Drop for Block {
     fn drop(&mut self) {
         let header = self.header();
         let len = header.len as usize;
-        if header.refs.fetch_sub(1, Ordering::Release) != 1 {
-            return;
+        // Alone already, as most of what is evicted: nobody is left who could clone it meanwhile. Acquire, as below.
+        if header.refs.load(Ordering::Acquire) != 1 {
+            if header.refs.fetch_sub(1, Ordering::Release) != 1 {
+                return;
+            }
+            // Pairs with the Release above: every other holder's last use happens before the memory is given back.
+            fence(Ordering::Acquire);
         }
-        // Pairs with the Release above: every other holder's last use happens before the memory is given back.
-        fence(Ordering::Acquire);
-        // SAFETY: the count went from one to zero, so this was the last holder; the layout is the one of `new`, and
-        // nothing in the header needs dropping.
-        unsafe { dealloc(self.0.as_ptr().cast::<u8>(), layout(len)) };
+        // SAFETY: this was the last holder; the size is the one of `new`, and nothing in the header needs dropping.
+        unsafe { spare::give(self.0.cast::<u8>(), size_of::<Header>() + len) };
     }
 }
 
-fn layout(len: usize) -> Layout {
-    let size = size_of::<Header>() + len;
-    #[expect(clippy::expect_used, reason = "len is at most BYTES_MAX, far below isize::MAX on 64 bits")]
-    Layout::from_size_align(size, align_of::<Header>()).expect("a header and less than 4 GiB make a layout")
+/// Copies `from` to `to`; what is long goes past the caches of the processor, in which it would only take the room of
+/// what is being used: fetching each line before it is overwritten costs as much as writing it.
+///
+/// # Safety
+/// At least `from.len()` bytes may be written at `to`, and they do not overlap `from`.
+unsafe fn copy(from: &[u8], to: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    if from.len() >= STREAMED_BYTES_MIN {
+        // SAFETY: as the caller guarantees.
+        return unsafe { stream(from, to) };
+    }
+    // SAFETY: as the caller guarantees.
+    unsafe { copy_nonoverlapping(from.as_ptr(), to, from.len()) };
 }
+
+/// As [`copy`], in whole cache lines that are not read first.
+///
+/// # Safety
+/// As of [`copy`].
+#[cfg(target_arch = "x86_64")]
+unsafe fn stream(from: &[u8], to: *mut u8) {
+    use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+    let head = to.align_offset(LINE).min(from.len());
+    let (head, rest) = from.split_at(head);
+    let (lines, tail) = rest.as_chunks::<LINE>();
+    // SAFETY: head, lines and tail are all of `from`, so all is written within its length. A streaming store needs an
+    // address that is a multiple of 16: the lines begin at a multiple of 64. The fence at the end makes them visible
+    // to others before whatever is published after, as ordinary stores are.
+    unsafe {
+        copy_nonoverlapping(head.as_ptr(), to, head.len());
+        let mut at = to.add(head.len());
+        for line in lines {
+            let source = line.as_ptr().cast::<__m128i>();
+            let [a, b, c, d] = [0, 1, 2, 3].map(|quarter| _mm_loadu_si128(source.add(quarter)));
+            let target = at.cast::<__m128i>();
+            _mm_stream_si128(target, a);
+            _mm_stream_si128(target.add(1), b);
+            _mm_stream_si128(target.add(2), c);
+            _mm_stream_si128(target.add(3), d);
+            at = at.add(LINE);
+        }
+        copy_nonoverlapping(tail.as_ptr(), at, tail.len());
+        _mm_sfence();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+const LINE: usize = 64;
+
+/// What is shorter is soon read again, and costs little room in the caches.
+#[cfg(target_arch = "x86_64")]
+const STREAMED_BYTES_MIN: usize = 4096;
 
 #[cfg(test)]
 mod tests {

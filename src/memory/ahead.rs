@@ -38,11 +38,11 @@ pub(super) const READ_AHEAD: usize = 16;
 const HELD_MIN: i64 = 4 << 20;
 
 #[cfg(target_arch = "x86_64")]
-fn prefetch(address: usize) {
+pub(super) fn prefetch(address: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch is a hint; of any address whatever it neither faults nor changes what a program sees.
     unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address)) };
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn prefetch(_: usize) {}
+pub(super) fn prefetch(_: usize) {}

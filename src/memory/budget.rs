@@ -157,10 +157,10 @@ fn signed(bytes: u64) -> i64 {
 const BYTES_MAX: u64 = 1 << 60;
 
 /// Up to this many entries the order and the limit are exact.
-const STRICT_ENTRIES_MAX: i64 = 16 * 1024;
+const STRICT_ENTRIES_MAX: i64 = 4 * 1024;
 
 /// Having outgrown strictness, the tier returns to it only here, so that it does not waver.
-const STRICT_AGAIN: i64 = 12 * 1024;
+const STRICT_AGAIN: i64 = 3 * 1024;
 
 /// The most a shard keeps to itself: some dozens of small entries.
 const QUANTUM_BYTES_MAX: i64 = 8 * 1024;

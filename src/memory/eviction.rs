@@ -15,6 +15,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::Ordering;
 
+use super::ahead::prefetch;
 use super::events::Cause;
 use super::shard::{Inner, Tally};
 use super::state::State;
@@ -168,7 +169,6 @@ impl State {
     fn evict_from_shard(&self, inner: &mut Inner, plan: Plan, gone: &mut Vec<Entry>) {
         let taken = gone.len();
         let mut left = plan.entries.min(inner.table.len() / 64 + 1);
-        inner.table.warm(inner.queue.next(left));
         while left > 0
             && let Some(victim) = inner.queue.pop(plan.tick_max)
         {
@@ -181,13 +181,13 @@ impl State {
                 left -= 1;
             }
         }
-        // The entries are first read here, in a loop without dependences, so that their cache misses overlap.
-        let gone = gone.get(taken..).unwrap_or_default();
-        std::hint::black_box(gone.iter().map(Entry::sequence).fold(0, u64::wrapping_add));
-        for entry in gone {
+        for entry in gone.get(taken..).unwrap_or_default() {
             inner.count(entry.namespace_number(), Tally::of(entry).negated());
         }
         inner.table.shrink();
+        if !self.budget.is_strict() {
+            bring_next_near(inner);
+        }
     }
 
     /// What to take at once: while strict the one that is oldest of all; else as many as are over, within bounds, and
@@ -269,6 +269,22 @@ impl State {
     }
 }
 
+/// Asks the processor for the entries that this shard will evict next time, and for the slots of those after them: each
+/// is a cache miss that would otherwise be waited for, one after the other.
+fn bring_next_near(inner: &Inner) {
+    let table = &inner.table;
+    for id in inner.queue.next(BATCH_MAX).take(BATCH_MIN) {
+        if let Some(entry) = table.candidate(id.bits()) {
+            // A header may lie on two lines.
+            prefetch(entry.address());
+            prefetch(entry.address() + Entry::HEADER_BYTES);
+        }
+    }
+    for id in inner.queue.next(BATCH_MAX).skip(BATCH_MIN) {
+        prefetch(table.home_address(id.bits()));
+    }
+}
+
 /// The second smallest bound: one of the two children of the first.
 fn second(bounds: &BinaryHeap<Reverse<(u64, usize)>>) -> u64 {
     let children = bounds.as_slice().iter().skip(1).take(2);
@@ -318,13 +334,13 @@ fn victim(inner: &Inner, slot: &Slot) -> Victim {
 const LOOSE_PART: u64 = 64;
 
 /// The most entries evicted under one lock.
-const BATCH_MAX: usize = 14;
+const BATCH_MAX: usize = 16;
 
 /// The fewest, once order is loose: taking turns with the locks for each entry would cost more than the entry.
-const BATCH_MIN: usize = 7;
+const BATCH_MIN: usize = 8;
 
 /// The fewest where the lock is held already.
-const BATCH_HERE_MIN: usize = 3;
+const BATCH_HERE_MIN: usize = 8;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 4096;

@@ -56,8 +56,11 @@ impl Namespace {
 
     /// The most it may hold of `limit` bytes.
     pub(super) fn bytes_max(&self, limit: u64) -> u64 {
-        let ppm = u128::from(self.share_ppm.load(Ordering::Relaxed));
-        u64::try_from(u128::from(limit) * ppm / u128::from(WHOLE_PPM)).unwrap_or(limit)
+        let ppm = self.share_ppm.load(Ordering::Relaxed);
+        if ppm == WHOLE_PPM {
+            return limit;
+        }
+        u64::try_from(u128::from(limit) * u128::from(ppm) / u128::from(WHOLE_PPM)).unwrap_or(limit)
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1 before")]

@@ -2,8 +2,9 @@
 //!
 //! What the entries are charged is not all that a process holds: freed memory that the allocator keeps, pages pinned
 //! by one small block, and whatever else the program does. After every few megabytes inserted, whoever inserts takes
-//! one step here: reads the resident size; if it is too large, has the allocator return what is free; if it still is,
-//! withholds the excess from the limit, so that the tier evicts and makes room. What is withheld is given back slowly.
+//! one step here: reads the resident size; if it is near what it may be, withholds a little of the limit, so that the
+//! tier evicts and the next entries take what became free; if that does not help, has the allocator return what is
+//! free; if it is too large all the same, withholds the excess. What is withheld is given back slowly.
 //!
 //! Cost: a read of one small file per step, a walk of the allocator's free lists when memory is to be returned.
 //! Off until [`Resident::watch`] names a base. It knows nothing of entries.
@@ -66,17 +67,26 @@ impl Resident {
         self.inserted.store(0, Ordering::Relaxed);
         let room = room(base, limit);
         let mut resident = last.resident()?;
-        // Returning memory pays only when enough may have become free since the last time.
+        let wanted = room - limit / HEADROOM_PART;
+        // What is free serves the next entries without a page fault, so it is returned only when a little less of the
+        // limit has not been enough, and when enough may have become free since the last time.
+        let is_patient = resident <= room && before < limit / PATIENCE_PART;
         let is_worth = resident > last.after_release.saturating_add(limit / RELEASE_PART);
-        if resident > room - limit / HEADROOM_PART && (is_worth || resident > room) {
+        if resident > wanted && !is_patient && (is_worth || resident > room) {
             release::free_memory();
             resident = last.resident()?;
             last.after_release = resident;
         }
-        let excess = resident.saturating_sub(room);
-        // Up at once, down by a part of what is withheld, or less where there is little room.
-        let spare = room.saturating_sub(resident);
-        let withhold = if excess > 0 { before + excess } else { before - (before / 8).min(spare / 2) };
+        let withhold = if resident > room {
+            before + (resident - room)
+        } else if resident > wanted {
+            before + (resident - wanted) / 4
+        } else {
+            // Slowly near the mark, so that it is not passed again at once.
+            let spare = wanted - resident;
+            let part = if spare > limit / HEADROOM_PART { 8 } else { 64 };
+            before - (before / part).min(spare / 2)
+        };
         Some(withhold.min(limit / 2))
     }
 }
@@ -118,13 +128,16 @@ pub fn resident_now() -> Option<u64> {
 }
 
 /// The resident size may exceed base and limit by one part in so many.
-const ROOM_PART: u64 = 16;
+const ROOM_PART: u64 = 13;
 
 /// But by so much always: next to a small cache the rest of the process is not small.
 const ROOM_MIN: u64 = 24 << 20;
 
-/// Free memory is returned when less than one part in so many of the limit is left below that.
+/// Something is done about it when less than one part in so many of the limit is left below that.
 const HEADROOM_PART: u64 = 32;
+
+/// Free memory is returned when more than one part in so many of the limit had to be withheld.
+const PATIENCE_PART: u64 = 16;
 
 /// It is returned again after the resident size grew by one part in so many of the limit.
 const RELEASE_PART: u64 = 64;

@@ -158,13 +158,6 @@ impl Table {
         None
     }
 
-    /// Reads the homes of some ids without use for what is there: the cache misses of the searches that follow then
-    /// overlap instead of waiting for each other.
-    pub(super) fn warm(&self, ids: impl Iterator<Item = Id>) {
-        let homes = ids.filter_map(|id| self.slots.get(self.home(id.hash())));
-        std::hint::black_box(homes.map(Slot::stamp).fold(0, u32::wrapping_add));
-    }
-
     pub(super) fn slot(&self, at: usize) -> Option<&Slot> {
         self.slots.get(at)
     }

@@ -16,7 +16,7 @@ use std::time::Instant;
 use rows::{Row, rows};
 
 const HELP: &str = "\
-usage: hifz-peers [--rounds N] [--row PART] [--cache NAME]... [--json FILE]
+usage: hifz-peers [--rounds N] [--row PART] [--cache NAME]... [--longer TIMES] [--json FILE]
        hifz-peers report [--rounds N]     all of the following; keeps the figures in benches/plots/memory.json
        hifz-peers resident [--json FILE]  bytes per entry and peak resident size, in children
        hifz-peers storm [--json FILE]     1 M entries falling due in one second (hifz)
@@ -38,15 +38,18 @@ fn main() {
         Some("resident") => resident::report(),
         Some("storm") => resident::storm(),
         Some(other) if !other.starts_with("--") => panic!("no command is named {other:?}\n{HELP}"),
-        _ => compare(rounds, &values("--row").concat(), &values("--cache")),
+        _ => {
+            let longer = values("--longer").first().map_or(1, |n| n.parse().expect("--longer takes a number"));
+            compare((rounds, longer), &values("--row").concat(), &values("--cache"))
+        }
     };
     if let Some(path) = values("--json").first() {
         std::fs::write(path, kept).expect("the file can be written");
     }
 }
 
-/// The rows whose name contains `part`; gives their figures to be kept.
-fn compare(rounds: usize, part: &str, names: &[String]) -> String {
+/// The rows whose name contains `part`, with `longer` times their operations; gives their figures to be kept.
+fn compare((rounds, longer): (usize, usize), part: &str, names: &[String]) -> String {
     let all = caches::NAMES.map(String::from);
     let names = if names.is_empty() { &all } else { names };
     let (load, begun) = (load_average(), Instant::now());
@@ -54,7 +57,8 @@ fn compare(rounds: usize, part: &str, names: &[String]) -> String {
     let mut kept = String::new();
     println!("| row | threads | {} | hifz p99.9 / quick_cache |", names.join(" | "));
     println!("|---|---|{}---|", "---|".repeat(names.len()));
-    for row in rows().into_iter().filter(|row| row.name.contains(part)) {
+    for mut row in rows().into_iter().filter(|row| row.name.contains(part)) {
+        row.ops *= longer;
         report(&row, names, rounds, &mut kept);
     }
     println!("load average at the end: {}, after {:?}", load_average(), begun.elapsed());

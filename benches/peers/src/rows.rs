@@ -14,7 +14,7 @@ pub struct Row {
     /// Keys that are drawn from.
     keys: usize,
     sizes: Sizes,
-    ops: usize,
+    pub ops: usize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -58,23 +58,19 @@ pub fn rows() -> Vec<Row> {
             2_000_000,
         ),
         row("churn small", Kind::Churn, Room::Entries(100_000), 0, Sizes::Small, 1_500_000),
-        row("90/10 mixed", Kind::NinetyTen, mixed, 20_000, Sizes::Mixed, 300_000),
-        row("get-or-insert mixed", Kind::GetOrInsert, mixed, 100_000, Sizes::Mixed, 100_000),
-        row("churn mixed", Kind::Churn, mixed, 0, Sizes::Mixed, 60_000),
+        row("90/10 mixed", Kind::NinetyTen, mixed, 20_000, Sizes::Mixed, 1_500_000),
+        row("get-or-insert mixed", Kind::GetOrInsert, mixed, 100_000, Sizes::Mixed, 400_000),
+        row("churn mixed", Kind::Churn, mixed, 0, Sizes::Mixed, 200_000),
     ]
 }
 
 impl Row {
     pub fn measure(&self, names: &[String], rounds: usize) -> Measured {
-        let drawn = self.keys.max(1);
-        let keys = Keys::new(drawn);
-        let order = zipf(drawn, 1 << 20);
+        let draws = self.draws();
         let mut measured = Measured { rates: Vec::new(), tails: Vec::new() };
         // What holds everything is filled once; where entries come and go, each round begins anew.
-        let kept: Vec<Option<Box<dyn Cache>>> = names
-            .iter()
-            .map(|name| (self.kind == Kind::Hits).then(|| self.filled(name, &keys, &order)))
-            .collect();
+        let kept: Vec<Option<Box<dyn Cache>>> =
+            names.iter().map(|name| (self.kind == Kind::Hits).then(|| self.filled(name, &draws))).collect();
         for threads in [1, 2] {
             let mut rates = vec![Vec::new(); names.len()];
             let mut tails = vec![Vec::new(); names.len()];
@@ -82,11 +78,11 @@ impl Row {
                 for step in 0..names.len() {
                     // Each round begins with another cache.
                     let at = (step + round) % names.len();
-                    let fresh = kept[at].is_none().then(|| self.filled(&names[at], &keys, &order));
+                    let fresh = kept[at].is_none().then(|| self.filled(&names[at], &draws));
                     let cache = kept[at].as_ref().or(fresh.as_ref()).expect("one of the two");
-                    rates[at].push(self.run(&**cache, threads, &keys, &order, round));
+                    rates[at].push(self.run(&**cache, threads, &draws, round));
                     if self.kind == Kind::Hits {
-                        tails[at].push(self.tail(&**cache, threads, &keys, &order));
+                        tails[at].push(tail(&**cache, threads, &draws));
                     }
                 }
             }
@@ -98,20 +94,22 @@ impl Row {
         measured
     }
 
-    fn filled(&self, name: &str, keys: &Keys, order: &[u32]) -> Box<dyn Cache> {
+    fn draws(&self) -> Vec<Draw> {
+        let numbers = if self.keys > 0 { zipf(self.keys, 1 << 20) } else { Vec::new() };
+        let sizes = numbers.iter().map(|number| self.size(u64::from(*number)));
+        keys_in_order(&numbers).into_iter().zip(sizes).map(|(key, size)| Draw { key, size }).collect()
+    }
+
+    fn filled(&self, name: &str, draws: &[Draw]) -> Box<dyn Cache> {
         let cache = open(name, self.room);
         let value = vec![7; 100_000];
         match self.kind {
             Kind::Hits => {
-                for i in 0..keys.len() {
-                    cache.insert(keys.at(i), &value[..self.size(i as u64)]);
+                for i in 0..self.keys as u64 {
+                    cache.insert(key(i).as_key_ref(), &value[..self.size(i)]);
                 }
-                assert!(
-                    cache.len() >= keys.len() * 99 / 100,
-                    "{name} holds {} of {}",
-                    cache.len(),
-                    keys.len()
-                );
+                let (held, all) = (cache.len(), self.keys);
+                assert!(held >= all * 99 / 100, "{name} holds {held} of {all}");
             }
             Kind::Churn => {
                 let room = match self.room {
@@ -123,10 +121,9 @@ impl Row {
                 }
             }
             Kind::NinetyTen | Kind::GetOrInsert => {
-                for i in &order[order.len() - order.len() / 2..] {
-                    let key = keys.at(*i as usize);
-                    if cache.get(key).is_none() {
-                        cache.insert(key, &value[..self.size(u64::from(*i))]);
+                for draw in &draws[draws.len() / 2..] {
+                    if cache.get(draw.key).is_none() {
+                        cache.insert(draw.key, &value[..draw.size]);
                     }
                 }
             }
@@ -135,7 +132,7 @@ impl Row {
         cache
     }
 
-    fn run(&self, cache: &dyn Cache, threads: usize, keys: &Keys, order: &[u32], round: usize) -> f64 {
+    fn run(&self, cache: &dyn Cache, threads: usize, draws: &[Draw], round: usize) -> f64 {
         let barrier = Barrier::new(threads + 1);
         let ops = self.ops / threads;
         std::thread::scope(|scope| {
@@ -144,9 +141,9 @@ impl Row {
                     let barrier = &barrier;
                     scope.spawn(move || {
                         let value = vec![7; 100_000];
-                        let start = (thread * 500_009 + round * 99_991) % order.len();
+                        let start = (thread * 500_009 + round * 99_991) % draws.len().max(1);
                         barrier.wait();
-                        self.work(cache, keys, order, (start, ops, (round * 2 + thread + 1) as u64), &value);
+                        self.work(cache, draws, (start, ops, (round * 2 + thread + 1) as u64), &value);
                     })
                 })
                 .collect();
@@ -159,32 +156,23 @@ impl Row {
         })
     }
 
-    fn work(
-        &self,
-        cache: &dyn Cache,
-        keys: &Keys,
-        order: &[u32],
-        (start, ops, seed): (usize, usize, u64),
-        value: &[u8],
-    ) {
-        let drawn = order[start..].iter().chain(order.iter().cycle()).take(ops);
+    fn work(&self, cache: &dyn Cache, draws: &[Draw], (start, ops, seed): (usize, usize, u64), value: &[u8]) {
+        let drawn = draws[start..].iter().chain(draws.iter().cycle()).take(ops);
         match self.kind {
-            Kind::Hits => drop(drawn.filter(|i| cache.get(keys.at(**i as usize)).is_some()).count()),
+            Kind::Hits => drop(drawn.filter(|draw| cache.get(draw.key).is_some()).count()),
             Kind::GetOrInsert => {
-                for i in drawn {
-                    let key = keys.at(*i as usize);
-                    if cache.get(key).is_none() {
-                        cache.insert(key, &value[..self.size(u64::from(*i))]);
+                for draw in drawn {
+                    if cache.get(draw.key).is_none() {
+                        cache.insert(draw.key, &value[..draw.size]);
                     }
                 }
             }
             Kind::NinetyTen => {
-                for (turn, i) in drawn.enumerate() {
-                    let key = keys.at(*i as usize);
+                for (turn, draw) in drawn.enumerate() {
                     if turn % 10 == 9 {
-                        cache.insert(key, &value[..self.size(u64::from(*i))]);
+                        cache.insert(draw.key, &value[..draw.size]);
                     } else {
-                        std::hint::black_box(cache.get(key));
+                        std::hint::black_box(cache.get(draw.key));
                     }
                 }
             }
@@ -198,36 +186,6 @@ impl Row {
                 }
             }
         }
-    }
-
-    /// The 99.9th percentile of a look-up: every 16th is timed.
-    fn tail(&self, cache: &dyn Cache, threads: usize, keys: &Keys, order: &[u32]) -> f64 {
-        let barrier = Barrier::new(threads);
-        let mut timed: Vec<u64> = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..threads)
-                .map(|thread| {
-                    let barrier = &barrier;
-                    scope.spawn(move || {
-                        barrier.wait();
-                        let mut timed = Vec::with_capacity(70_000);
-                        for (turn, i) in order.iter().skip(thread * 1000).enumerate() {
-                            let key = keys.at(*i as usize);
-                            if turn % 16 == 0 {
-                                let begun = Instant::now();
-                                std::hint::black_box(cache.get(key));
-                                timed.push(begun.elapsed().as_nanos() as u64);
-                            } else {
-                                std::hint::black_box(cache.get(key));
-                            }
-                        }
-                        timed
-                    })
-                })
-                .collect();
-            workers.into_iter().flat_map(|worker| worker.join().expect("a worker ends well")).collect()
-        });
-        timed.sort_unstable();
-        timed[timed.len() * 999 / 1000] as f64
     }
 
     fn size(&self, key: u64) -> usize {
@@ -244,24 +202,53 @@ pub fn log_uniform(key: u64, from: f64, to: f64) -> usize {
     (from * (to / from).powf(unit)) as usize
 }
 
-/// Keys side by side and parsed beforehand, so that what is timed is the cache and not the list.
-struct Keys(Vec<KeyRef<'static>>);
+/// The 99.9th percentile of a look-up: every 16th is timed.
+fn tail(cache: &dyn Cache, threads: usize, draws: &[Draw]) -> f64 {
+    let barrier = Barrier::new(threads);
+    let mut timed: Vec<u64> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    let mut timed = Vec::with_capacity(70_000);
+                    for (turn, draw) in draws.iter().skip(thread * 1000).enumerate() {
+                        if turn % 16 == 0 {
+                            let begun = Instant::now();
+                            std::hint::black_box(cache.get(draw.key));
+                            timed.push(begun.elapsed().as_nanos() as u64);
+                        } else {
+                            std::hint::black_box(cache.get(draw.key));
+                        }
+                    }
+                    timed
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().expect("a worker ends well")).collect()
+    });
+    timed.sort_unstable();
+    timed[timed.len() * 999 / 1000] as f64
+}
 
-impl Keys {
-    fn new(len: usize) -> Self {
-        let text: String = (0..len as u64).map(|i| key(i).to_string()).collect();
-        // Kept until the process ends: a dozen lists at most.
-        let text: &'static str = text.leak();
-        Self((0..len).map(|i| KeyRef::parse(&text[i * 20..i * 20 + 20]).expect("a key")).collect())
-    }
+/// What is asked for, and the size of its value.
+struct Draw {
+    key: KeyRef<'static>,
+    size: usize,
+}
 
-    fn len(&self) -> usize {
-        self.0.len()
+/// Keys parsed beforehand, their text side by side in the order in which they are asked for: a caller has its key at
+/// hand, so what is timed is the cache and not a walk over a list.
+fn keys_in_order(numbers: &[u32]) -> Vec<KeyRef<'static>> {
+    let mut all = String::with_capacity(numbers.len() * 20);
+    let mut text = String::new();
+    for number in numbers {
+        write_key(&mut text, u64::from(*number));
+        all.push_str(&text);
     }
-
-    fn at(&self, at: usize) -> KeyRef<'static> {
-        self.0[at]
-    }
+    // Kept until the process ends: a dozen lists at most.
+    let all: &'static str = all.leak();
+    (0..numbers.len()).map(|i| KeyRef::parse(&all[i * 20..i * 20 + 20]).expect("a key")).collect()
 }
 
 /// A key of 20 bytes.
