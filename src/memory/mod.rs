@@ -5,7 +5,7 @@
 //!   never takes the place of a newer one;
 //! - after an insertion the charged bytes are within the limit (a large tier may pass it by its last settlement, a
 //!   thousandth, which is kept back from the limit beforehand);
-//! - up to 16 384 entries the order of eviction is exactly that of last use over the whole tier; beyond, touches that
+//! - up to 4096 entries the order of eviction is exactly that of last use over the whole tier; beyond, touches that
 //!   lie less than 256 touches apart may count in either order;
 //! - what is over is found and taken out in bounded steps, without a full scan.
 //!
