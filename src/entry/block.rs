@@ -1,7 +1,8 @@
 //! One allocation for a whole entry: a header and its bytes behind one thin, counted pointer.
 //!
 //! Promises: a [`Block`] never changes after it was made (but for [`Meta`]'s atomics), is freed when its last clone is
-//! dropped, and its memory is one allocation of [`Block::allocated_bytes`], rounded up to what the allocator takes anyway. It does not know what the bytes mean.
+//! dropped, and its memory is one allocation of [`Block::allocated_bytes`], rounded up to what the allocator takes
+//! anyway. It does not know what the bytes mean.
 //!
 //! Why unsafe here and nowhere else in the engine's data: `Arc<[u8]>` has a pointer twice as wide, two counters and no
 //! room for a header without a second allocation or a second copy of the body; that is 40 bytes an entry and a cache
