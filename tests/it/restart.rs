@@ -128,12 +128,9 @@ fn kill_9_at_any_moment_around_a_change_never_leaves_an_older_text_than_was_ackn
         let server = Server::start(directory.path());
         let shown = server.get("/api/v1/surahs/112").json();
         let text = shown["ayahs"][0]["text"].as_str().unwrap().to_owned();
-        if round > 1 {
-            assert!(
-                text.parse::<u32>().unwrap() >= acknowledged,
-                "{text} after {acknowledged} was acknowledged"
-            );
-        }
+        // On a busy machine the first kills may fall before any change: then it is the built-in text, older than all.
+        let standing = text.parse::<u32>().unwrap_or(0);
+        assert!(standing >= acknowledged, "{text} after {acknowledged} was acknowledged");
         // A reader keeps the entry in the cache while a writer changes it; the kill falls somewhere between.
         let (source_address, target_address) = (server.address.clone(), server.address.clone());
         let token = server.token.clone();
