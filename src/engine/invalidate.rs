@@ -232,7 +232,7 @@ fn all(state: &State) -> Result<u64> {
 /// What an invalidation at a cost that does not depend on how much it is says it took: of a small memory exactly, of a
 /// large one nothing, to be taken from its account; and what is to be added for what is only on disk.
 fn before(state: &State, selector: &Selector) -> (Option<u64>, u64) {
-    if state.memory.usage().all.entries <= EXACT_ENTRIES_MAX {
+    if state.memory.entries_about() <= EXACT_ENTRIES_MAX {
         return (Some(standing(state, selector)), 0);
     }
     let mut only_on_disk = 0;

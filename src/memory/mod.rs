@@ -247,6 +247,12 @@ impl Memory {
         }
     }
 
+    /// How many entries there are: exactly of a small tier, of a large one but for what its shards have not settled yet.
+    /// One number, where [`Memory::usage`] asks every shard.
+    pub(crate) fn entries_about(&self) -> u64 {
+        u64::try_from(self.0.budget.sums().entries).unwrap_or(0)
+    }
+
     /// What each namespace holds; those that hold nothing are left out.
     #[must_use]
     pub fn usage_by_namespace(&self) -> Vec<(String, Held)> {
