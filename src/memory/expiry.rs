@@ -6,9 +6,10 @@
 
 use super::events::Cause;
 use super::namespaces::Namespace;
-use super::shard::Inner;
+use super::shard::{Inner, Shard};
 use super::state::State;
 use super::table::NEVER_DUE;
+use super::ticks;
 use crate::clock::Timestamp;
 use crate::entry::Entry;
 
@@ -36,7 +37,7 @@ impl State {
         let mut hand = self.hand.lock();
         let mut swept = Swept::default();
         while let Some(shard) = self.shards.get(hand.shard) {
-            if hand.group == 0 && shard.0.read().next_due > self.due_at(now) {
+            if hand.group == 0 && self.has_nothing_due(shard, now) {
                 hand.shard += 1;
                 continue;
             }
@@ -62,6 +63,18 @@ impl State {
         }
         *hand = Hand::default();
         swept
+    }
+
+    /// Whether a shard needs no sweep now. Keeps its stamps apart on the way: a shard in which nothing is ever inserted
+    /// has nobody else to do so.
+    fn has_nothing_due(&self, shard: &Shard, now: Timestamp) -> bool {
+        let inner = shard.0.read();
+        let (tick, has_nothing_due) = (ticks::now(), inner.next_due > self.due_at(now));
+        if inner.is_base_far(tick) {
+            drop(inner);
+            shard.0.write().stamp_of(tick);
+        }
+        has_nothing_due
     }
 
     /// Sweeps due groups from `from` on until enough was taken; says where to go on, if anywhere.

@@ -10,7 +10,7 @@ use super::{Cause, Cursor, Generations, Insertion, Limits, Memory, Verdict};
 use crate::clock::{Clock, Timestamp};
 use crate::entry::{Entry, Parts};
 use crate::key::KeyRef;
-use crate::sync::scheduled::interleaved;
+use crate::sync::scheduled::{interleaved, stopped_at_every_point};
 use crate::sync::{AtomicU64, Ordering};
 
 fn entry(key: &str, tags: &[&str], sequence: u64) -> Entry {
@@ -182,6 +182,25 @@ fn a_share_that_is_set_meanwhile_counts_everything_of_its_namespace() {
         check_accounts(&memory);
         assert_eq!(memory.usage_of("b").entries, 3, "others are left alone");
         assert!(memory.usage_of("a").entries <= 2);
+    });
+}
+
+#[test]
+fn a_slow_reader_does_not_make_older_what_another_has_used_since() {
+    stopped_at_every_point(|| {
+        let memory = tier(Some(2));
+        for name in ["a:1", "a:2"] {
+            memory.insert(entry(name, &[], 1), || true);
+        }
+        let get = |memory: &Memory, name| memory.get(KeyRef::parse(name).unwrap()).is_some();
+        let reading = {
+            let memory = memory.clone();
+            spawn(move || get(&memory, "a:1"))
+        };
+        assert!(get(&memory, "a:2") && get(&memory, "a:1"));
+        join([reading]);
+        memory.insert(entry("a:3", &[], 1), || true);
+        assert!(get(&memory, "a:1") && !get(&memory, "a:2"));
     });
 }
 

@@ -91,6 +91,12 @@ impl Inner {
         self.stamp_near(tick)
     }
 
+    /// Whether stamps come near the end of their range, where touches under the shared lock would look alike. Only
+    /// whoever holds the lock alone can mend it, by [`Inner::stamp_of`].
+    pub(super) fn is_base_far(&self, tick: u64) -> bool {
+        self.stamp_near(tick) >= STAMP_MOVE
+    }
+
     /// Whether there are entries, and no victims among them are known.
     pub(super) fn is_walk_due(&self) -> bool {
         self.queue.is_empty() && self.table.len() > 0
@@ -160,5 +166,34 @@ mod tests {
         let ticks = [tick(1, "old"), tick(2, "a"), tick(3, "b"), tick(4, "new")];
         assert_eq!(ticks[1..], [far - 20, far - 10, far + 7]);
         assert!(ticks[0] < ticks[1]);
+    }
+
+    #[test]
+    fn a_shard_that_is_only_read_keeps_its_order_when_its_base_is_moved_now_and_then() {
+        let shard = Shard::new(0);
+        let names = ["a", "b", "c"].into_iter().zip(1_u32..);
+        for (name, number) in names.clone() {
+            shard.0.write().insert(Id::new(number << 10, 0), entry(name), u64::from(number), NEVER_DUE);
+        }
+        let touch = |name: &str, number: u32, tick: u64| {
+            let inner = shard.0.read();
+            inner.table.find(number << 10, name.as_bytes()).unwrap().1.touch(inner.stamp_near(tick), 1);
+        };
+        // Four times as many touches of the tier as a stamp can count, of these entries a few, each time in turn.
+        let step = 1 << 28;
+        for turn in 1..64_u64 {
+            for (name, number) in names.clone() {
+                touch(name, number, turn * step + u64::from(number) * 10);
+            }
+            let now = turn * step + 100;
+            if shard.0.read().is_base_far(now) {
+                shard.0.write().stamp_of(now);
+            }
+        }
+        let inner = shard.0.read();
+        let ticks = names.map(|(name, number)| {
+            inner.tick_of(inner.table.find(number << 10, name.as_bytes()).unwrap().1.stamp())
+        });
+        assert_eq!(ticks.collect::<Vec<_>>(), [63 * step + 10, 63 * step + 20, 63 * step + 30]);
     }
 }

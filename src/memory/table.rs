@@ -73,10 +73,12 @@ impl Slot {
     }
 
     /// Notes a touch, unless the last one noted is less than `least` ticks ago: readers of one hot entry then share
-    /// its line.
+    /// its line. Where every touch counts, one that took its tick earlier and comes later undoes nothing.
     #[inline]
     pub(super) fn touch(&self, stamp: u32, least: u32) {
-        if stamp.saturating_sub(self.stamp.load(Ordering::Relaxed)) >= least {
+        if least == 1 {
+            self.stamp.fetch_max(stamp, Ordering::Relaxed);
+        } else if stamp.saturating_sub(self.stamp.load(Ordering::Relaxed)) >= least {
             self.stamp.store(stamp, Ordering::Relaxed);
         }
     }

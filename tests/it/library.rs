@@ -276,6 +276,21 @@ fn a_pattern_takes_what_it_covers_from_memory_and_disk_and_nothing_else() {
 }
 
 #[test]
+fn a_full_cache_is_charged_up_to_its_limit_whoever_takes_it() {
+    let cache = memory_only();
+    let limit = cache.stats().memory_limit_bytes;
+    let mut charge = cache.charge();
+    for beside in [0, limit / 2] {
+        charge.set(beside);
+        for number in 0..2000 {
+            cache.set(key(&format!("n:{number}")), [0; 2000]).unwrap();
+        }
+        let charged = cache.stats().memory_charged_bytes;
+        assert!(charged > limit / 100 * 99 && charged <= limit, "{charged} of {limit}, {beside} beside");
+    }
+}
+
+#[test]
 fn the_limit_can_be_lowered_while_running() {
     let cache = memory_only();
     for number in 0..100 {
@@ -321,6 +336,35 @@ fn a_listener_is_told_what_left_and_why() {
     });
     let expected = [("n:2", Cause::Replaced), ("n:1", Cause::Evicted), ("n:3", Cause::Deleted)];
     assert_eq!(told, expected.map(|(name, cause)| (name.to_owned(), cause)));
+}
+
+#[test]
+fn every_way_out_is_told_with_its_own_cause() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = Cache::builder().max_entries(Some(2)).clock(clock.clone()).open().unwrap();
+    let mut subscription = cache.subscribe();
+    for name in ["n:1", "n:1", "n:2", "n:3"] {
+        cache.set(key(name), b"v").unwrap();
+    }
+    cache.delete(key("n:3")).unwrap();
+    cache.set(key("m:1"), b"v").unwrap();
+    cache.invalidate_namespace(Namespace::parse("m").unwrap()).unwrap();
+    // What is over or dead is taken out, and told of, though nobody asks for it.
+    let mut told = Vec::new();
+    block_on(async {
+        while told.len() < 5 {
+            if let Some(Event::Removed(removal)) = subscription.next().await {
+                told.push((removal.cause, removal.key.to_string()));
+                if removal.cause == Cause::Invalidated {
+                    clock.advance(Duration::from_hours(2));
+                }
+            }
+        }
+    });
+    told.sort_by_key(|(cause, _)| cause.index());
+    let keys = told.iter().map(|(cause, key)| (*cause, key.as_str()));
+    let expected = ["n:1", "n:2", "n:3", "m:1", "n:1"].into_iter().zip(Cause::ALL);
+    assert_eq!(keys.collect::<Vec<_>>(), expected.map(|(key, cause)| (cause, key)).collect::<Vec<_>>());
 }
 
 #[test]

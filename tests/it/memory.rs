@@ -106,11 +106,16 @@ fn child_accounts() {
     let (charged, taken) = (memory.usage().all.bytes, taken());
     let entries = (60_000_000 / body.len()).min(200_000) as u64;
     (0..entries).for_each(|number| insert(&memory, number, &body));
+    // Each namespace has its own part of the account, and no byte belongs to none.
+    let of = |namespace| memory.usage_of(namespace).bytes;
+    assert_eq!(of("even") + of("odd"), memory.usage().all.bytes);
+    assert!(of("even").abs_diff(of("odd")) <= memory.usage().all.bytes / entries * 2);
     println!("told: {} {}", memory.usage().all.bytes - charged, self::taken() - taken);
 }
 
 fn insert(memory: &Memory, number: u64, body: &[u8]) {
-    let key = Key::parse(format!("memory:{number:013x}")).unwrap();
+    let namespace = if number.is_multiple_of(2) { "even" } else { "odd" };
+    let key = Key::parse(format!("{namespace}:{number:013x}")).unwrap();
     let parts = Parts {
         head: b"",
         body,

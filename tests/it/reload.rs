@@ -75,6 +75,31 @@ fn tokens_memory_log_and_namespaces_change_while_the_server_runs() {
 }
 
 #[test]
+fn a_lower_memory_limit_takes_effect_at_once_and_what_leaves_is_served_from_disk() {
+    let directory = tempdir().unwrap();
+    let token = "first-admin-token-0123";
+    let settings = |memory: &str| format!("admin_token = '{token}'\nmemory = '{memory}'\n");
+    let (server, _) = server(directory.path(), &settings("40MB"));
+    let memory = || ask(&server, token, "GET", "/admin/v1/stats", "").json()["memory"].clone();
+    let entry = |number: u32| format!("/admin/v1/entries/n%3A{number}");
+    // All of it together fits into what may wait for the disk.
+    let value = "v".repeat(100_000);
+    for number in 0..20 {
+        assert_eq!(ask(&server, token, "PUT", &entry(number), &value).status, 201);
+    }
+    assert!(memory()["charged_bytes"].as_u64().unwrap() > 2_000_000);
+    reread(directory.path(), &server, &settings("1MB"), READ_AGAIN);
+    let lowered = memory();
+    assert_eq!(lowered["limit_bytes"], json!(1_000_000));
+    assert!(lowered["charged_bytes"].as_u64().unwrap() <= 1_000_000, "{lowered}");
+    for number in 0..20 {
+        assert_eq!(ask(&server, token, "GET", &entry(number), "").body.len(), value.len(), "{number}");
+    }
+    reread(directory.path(), &server, &settings("40MB"), READ_AGAIN);
+    assert_eq!(memory()["limit_bytes"], json!(40_000_000));
+}
+
+#[test]
 fn new_settings_that_are_refused_change_nothing_and_the_log_says_why() {
     let directory = tempdir().unwrap();
     let good = "admin_token = 'first-admin-token-0123'\n";
