@@ -275,7 +275,8 @@ impl State {
             hits: all.hits(),
             misses: all.misses(),
             entries: usage.all.entries,
-            memory_charged_bytes: usage.all.bytes,
+            // Entries get what is left, so that a full cache is at its limit whoever takes it.
+            memory_charged_bytes: (usage.all.bytes + usage.withheld_bytes).min(usage.limit_bytes),
             memory_limit_bytes: usage.limit_bytes,
             memory_withheld_bytes: usage.withheld_bytes,
             memory_resident_bytes: resident_now(),

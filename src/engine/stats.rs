@@ -260,11 +260,11 @@ pub struct Stats {
     pub misses: u64,
     /// Entries in memory.
     pub entries: u64,
-    /// What they weigh.
+    /// What of the memory limit is taken: by entries, and by what they give way to.
     pub memory_charged_bytes: u64,
     /// The memory limit.
     pub memory_limit_bytes: u64,
-    /// What of the limit is given up, for now, to memory that the process holds beside the entries.
+    /// What of it is given up, for now, to memory that the process holds beside the entries.
     pub memory_withheld_bytes: u64,
     /// What the process holds resident, where the system tells.
     pub memory_resident_bytes: Option<u64>,

@@ -110,12 +110,15 @@ fn of_cache(text: &mut Exposition, stats: &Stats) {
 }
 
 fn of_memory(text: &mut Exposition, stats: &Stats) {
-    text.gauge("hifz_memory_charged_bytes", "What the entries take of the limit.")
-        .sample(&[], stats.memory_charged_bytes);
+    text.gauge(
+        "hifz_memory_charged_bytes",
+        "What of the limit is taken: by entries, and by what they give way to.",
+    )
+    .sample(&[], stats.memory_charged_bytes);
     text.gauge("hifz_memory_limit_bytes", "The memory limit.").sample(&[], stats.memory_limit_bytes);
     text.gauge(
         "hifz_memory_withheld_bytes",
-        "Of the limit, given up for now to what the process holds beside entries.",
+        "Of what is charged, given up for now to what the process holds beside entries.",
     )
     .sample(&[], stats.memory_withheld_bytes);
     text.gauge("hifz_memory_resident_bytes", "Resident size of the process.")
