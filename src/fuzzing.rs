@@ -46,7 +46,11 @@ pub fn jwt(bytes: &[u8]) {
 }
 
 pub fn http_request(bytes: &[u8]) {
-    crate::server::wire::drive(bytes);
+    crate::server::wire::drive::request(bytes);
+}
+
+pub fn http_connection(bytes: &[u8]) {
+    crate::server::wire::drive::connection(bytes);
 }
 
 pub fn batch(bytes: &[u8]) {

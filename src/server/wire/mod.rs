@@ -5,6 +5,8 @@
 //! others, and an idle connection costs a task and a timer but no buffer. A request of HTTP/1 is looked at here and then
 //! lent to hyper alone ([`exchange`]); a connection that opens with the preface of HTTP/2 is hyper's whole ([`http2`]).
 
+#[cfg(feature = "fuzzing")]
+pub(crate) mod drive;
 mod exchange;
 mod head;
 mod http2;
@@ -222,23 +224,6 @@ async fn refuse<S: Transport>(transport: S, refusal: &Refusal) {
     let mut stream = Stream::new(transport);
     if stream.say(&refusal.render(), TURN_AWAY).await.is_ok() {
         stream.close().await;
-    }
-}
-
-/// Hands any bytes to the reader of heads, and what it made of them to whoever reads on; see [`crate::fuzzing`].
-#[cfg(feature = "fuzzing")]
-pub(crate) fn drive(bytes: &[u8]) {
-    let mut headers = no_headers();
-    match Head::read(bytes, &mut headers) {
-        Ok(Some(head)) => {
-            assert!((1..=bytes.len()).contains(&head.bytes), "a head ends within its bytes");
-            crate::server::http::drive(&head);
-            if let Err(refusal) = head.check_target() {
-                std::hint::black_box(refusal.render());
-            }
-        }
-        Ok(None) => {}
-        Err(refusal) => assert!(refusal.render().starts_with(b"HTTP/1.1 "), "a refusal is an answer"),
     }
 }
 
