@@ -44,12 +44,15 @@ impl Cache {
         Ok(self.counted(key, begun, found))
     }
 
-    /// What stands fresh under `key` in memory, counted as a hit. `None` says nothing of the disk and counts as nothing:
-    /// for a caller who then asks in another way.
+    /// What stands fresh under `key` in memory, counted as a hit. `None` says nothing of the disk, is the answer too when
+    /// the entry is to be loaded ahead of time, and counts as nothing: for a caller who then asks in another way.
     #[must_use]
     pub fn get_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
         let (state, begun) = (self.state(), Counters::begin());
         let entry = state.find(key).ok().filter(|_| !state.is_closed())?;
+        if read::is_eager(state, &entry) {
+            return None;
+        }
         state.count_hit(&entry, begun);
         Some(entry)
     }

@@ -87,7 +87,7 @@ pub(crate) fn open_cache(settings: &Settings, directory: &DataDir, clock: Clock)
 /// How the entries of one namespace live, and how their source is asked.
 pub(super) fn policy(source: &SourceSettings, own: &NamespaceSettings) -> Policy {
     let count = |setting: u64| u32::try_from(setting).unwrap_or(u32::MAX);
-    Policy::with_ttl(own.ttl)
+    let policy = Policy::with_ttl(own.ttl)
         .client_max_age(own.client_max_age.unwrap_or(own.ttl))
         .jitter(own.jitter)
         .idle_ttl(own.idle_ttl)
@@ -101,7 +101,9 @@ pub(super) fn policy(source: &SourceSettings, own: &NamespaceSettings) -> Policy
         .backoff(source.backoff)
         .breaker_failures(count(source.breaker_failures))
         .breaker_open(source.breaker_open)
-        .slow(source.slow)
+        .slow(source.slow);
+    // At the very end of its lifetime nothing is ahead of time any more.
+    if own.eager_after < 1.0 { policy.eager_after(own.eager_after) } else { policy }
 }
 
 fn durability(setting: config::Durability) -> Durability {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
@@ -121,6 +122,13 @@ fn cache_with(policy: Policy) -> (Cache, Clock) {
     let namespace = Namespace::parse("n").unwrap();
     let cache = Cache::builder().memory(1 << 20).policy(&namespace, policy).clock(clock.clone());
     (cache.open().unwrap(), clock)
+}
+
+/// The same with a disk tier in `directory`.
+fn persisted(directory: &Path, clock: &Clock) -> Cache {
+    let (namespace, directory) = (Namespace::parse("n").unwrap(), DataDir::open(directory).unwrap());
+    let cache = Cache::builder().policy(&namespace, policy()).data_dir(directory).clock(clock.clone());
+    cache.open().unwrap()
 }
 
 fn ask(cache: &Cache, source: &Arc<Hurtful>) -> Result<Answer> {
@@ -523,13 +531,8 @@ fn absence_is_invalidated_as_anything_else_is() {
 
 #[test]
 fn what_is_gone_from_its_source_does_not_come_back_as_stale() {
-    let directory = tempdir().unwrap();
-    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
-    let open = || {
-        let data_dir = DataDir::open(directory.path()).unwrap();
-        let builder = Cache::builder().policy(&Namespace::parse("n").unwrap(), policy()).data_dir(data_dir);
-        builder.clock(clock.clone()).open().unwrap()
-    };
+    let (directory, clock) = (tempdir().unwrap(), Clock::manual(Timestamp::from_millis(1_000_000)));
+    let open = || persisted(directory.path(), &clock);
     let (cache, source) = (open(), Hurtful::new());
     ask(&cache, &source).unwrap();
     cache.flush().unwrap();
@@ -546,13 +549,8 @@ fn what_is_gone_from_its_source_does_not_come_back_as_stale() {
 
 #[test]
 fn a_stale_window_lasts_over_a_restart_and_no_longer() {
-    let directory = tempdir().unwrap();
-    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
-    let open = || {
-        let data_dir = DataDir::open(directory.path()).unwrap();
-        let builder = Cache::builder().policy(&Namespace::parse("n").unwrap(), policy()).data_dir(data_dir);
-        builder.clock(clock.clone()).open().unwrap()
-    };
+    let (directory, clock) = (tempdir().unwrap(), Clock::manual(Timestamp::from_millis(1_000_000)));
+    let open = || persisted(directory.path(), &clock);
     let (cache, source) = (open(), Hurtful::new());
     ask(&cache, &source).unwrap();
     cache.close().unwrap();
@@ -682,20 +680,32 @@ fn the_breaker_opens_lets_nothing_through_and_closes_again() {
 
 #[test]
 fn invalidated_while_stale_it_is_no_fallback() {
-    let (cache, clock) = cache_with(policy());
-    let source = Hurtful::new();
-    ask(&cache, &source).unwrap();
-    clock.advance(Duration::from_secs(15));
-    cache.delete(key(N1)).unwrap();
-    source.always(down());
-    assert!(ask(&cache, &source).is_err());
-    let (cache, clock) = cache_with(policy());
-    let source = Hurtful::new();
-    ask(&cache, &source).unwrap();
-    clock.advance(Duration::from_secs(15));
-    cache.invalidate_namespace("n").unwrap();
-    source.always(down());
-    assert!(ask(&cache, &source).is_err());
+    let invalidations: [fn(&Cache); 2] = [
+        |cache| assert!(!cache.delete(key(N1)).unwrap()),
+        |cache| assert_eq!(cache.invalidate_namespace("n").unwrap(), 0),
+    ];
+    for invalidate in invalidations {
+        let (cache, clock) = cache_with(policy());
+        let source = Hurtful::new();
+        ask(&cache, &source).unwrap();
+        clock.advance(Duration::from_secs(15));
+        invalidate(&cache);
+        source.always(down());
+        assert!(ask(&cache, &source).is_err());
+    }
+}
+
+#[test]
+fn repeated_attempts_have_a_budget_so_that_an_outage_is_not_multiplied() {
+    const KEYS: usize = 400;
+    let policy = policy().attempts(5).backoff(Duration::from_millis(1)).breaker_failures(u32::MAX);
+    let (cache, _) = cache_with(policy);
+    let source = Hurtful::new().always(down());
+    for number in 0..KEYS {
+        assert!(cache.get_or_load_blocking(key(&format!("n:{number}")), &source).is_err());
+    }
+    // A hundred that are saved up, and a fifth of all attempts; without a budget it were five times as many as keys.
+    assert!(source.asked() > KEYS && source.asked() <= (KEYS + 100) * 5 / 4 + 1, "{}", source.asked());
 }
 
 #[test]

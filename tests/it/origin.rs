@@ -1,5 +1,6 @@
 //! The binary in front of an origin that hurts, and in front of another hifz.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hifz::clock::monotonic_now;
@@ -198,6 +199,54 @@ fn the_breaker_leaves_a_failing_origin_alone_and_asks_again_later() {
     });
     assert_eq!(text(&reply), "back");
     assert_eq!(edge.get("/api/v1/health").json()["components"]["source"]["status"], "ok");
+}
+
+#[test]
+fn what_the_settings_file_says_of_a_namespace_has_its_effect() {
+    let origin = Origin::start();
+    origin.always(Step::Status(404));
+    let policy = "ttl = '1h'\njitter = 0.5\nnegative_ttl = 0\nclient_max_age = '7m'\n\
+        [namespaces.translation]\nttl = '1h'\neager_after = 0.0\n[namespaces.few]\nmax_share = 0.1";
+    let (edge, _directory) = edge(&origin, policy, &["--memory", "16MB"]);
+    // Absence is not remembered.
+    for _ in 0..2 {
+        assert_eq!(edge.get("/api/v1/surahs/1").status, 404);
+    }
+    assert_eq!(origin.count(), 2);
+    // Lifetimes differ, within their share.
+    let mut lifetimes = BTreeSet::new();
+    for number in 1..=20 {
+        origin.then([Step::Give(surah(number, "a"))]);
+        let path = format!("/api/v1/surahs/{number}");
+        assert_eq!(edge.get(&path).status, 200);
+        let hit = edge.get(&path);
+        assert_eq!(
+            hit.header("cache-control"),
+            Some("public, max-age=420, stale-while-revalidate=3600, stale-if-error=86400")
+        );
+        lifetimes.insert(hit.cache_status().strip_prefix("hifz; hit; ttl=").unwrap().parse::<u64>().unwrap());
+    }
+    assert!(
+        lifetimes.len() > 10 && lifetimes.iter().all(|secs| (1700..=3600).contains(secs)),
+        "{lifetimes:?}"
+    );
+    // Who is asked for is loaded anew ahead of time, while nobody waits.
+    let translation = json!({
+        "id": "a", "name": "n", "language": "en", "direction": "ltr", "source": "s", "licence": "l",
+        "available": false,
+    });
+    let before = origin.count();
+    origin.always(Step::Give(translation));
+    assert_eq!(edge.get("/api/v1/translations/a").cache_status(), "hifz; fwd=miss; stored");
+    assert!(edge.get("/api/v1/translations/a").cache_status().starts_with("hifz; hit; ttl="));
+    eventually("the next load", || (origin.count() >= before + 2).then_some(()));
+    // A tenth of the memory and no more.
+    for number in 0..100 {
+        edge.admin("PUT", &format!("/admin/v1/entries/few:{number}"), &vec![b'x'; 50_000]);
+    }
+    let stats = edge.admin("GET", "/admin/v1/stats", b"").json();
+    let entries = stats["namespaces"]["few"]["entries"].as_u64().unwrap();
+    assert!((1..=32).contains(&entries), "{entries}: {}", stats["namespaces"]["few"]);
 }
 
 #[test]

@@ -116,6 +116,10 @@ fn each_outcome_has_the_same_name_in_type_log_metric_cache_status_and_event() {
         assert!(["quran", "reciter", "translation"].iter().any(|own| line["fields"]["namespace"] == *own));
         feed.until(&format!("\"{name}\":"));
     }
+    assert!(
+        logged.iter().any(|line| line["fields"]["message"] == "a load was slow"),
+        "loads over 200 ms are named"
+    );
     assert!(feed.text.contains("event: answered\nid: "), "{}", feed.text);
 }
 

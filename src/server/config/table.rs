@@ -196,6 +196,7 @@ section! {
         stale_if_error: Duration = "0s", Kind::Span(0), Now, reload; "Served stale this long when the source fails"
         negative_ttl: Duration = "30s", Kind::Span(0), Now, reload; "How long absence is remembered"
         jitter: f64 = "0", Kind::Share, Now, reload; "Share of ttl by which lifetimes differ"
+        eager_after: f64 = "1", Kind::Share, Now, reload; "Share of ttl after which a read has it loaded anew; 1: not"
         idle_ttl: Option<Duration> = "none", Kind::Span(1), Now, reload; "Dropped when not read for so long"
         max_share: f64 = "1", Kind::ShareAboveZero, Now, reload; "Most of the memory limit it may take"
         client_max_age: Option<Duration> = "none", Kind::Span(0), Now, reload; "max-age sent to clients; none: as ttl"

@@ -28,72 +28,20 @@ fn effective<'s>(settings: &'s Settings, key: &str) -> (&'s str, &'s str) {
     (&found.value, &found.origin)
 }
 
-/// Written from the contract, not from the table.
-const CONTRACT: &[(&str, &str)] = &[
-    ("data_dir", "./hifz-data"),
-    ("listen", "127.0.0.1:8080"),
-    ("admin_listen", "none"),
-    ("tls.cert", "none"),
-    ("tls.key", "none"),
-    ("memory", "500MB"),
-    ("max_entries", "none"),
-    ("disk", "2200MB"),
-    ("durability", "interval"),
-    ("flush_interval", "1s"),
-    ("key_prefix", "none"),
-    ("source.url", "none"),
-    ("source.ca", "none"),
-    ("source.attempts", "3"),
-    ("source.backoff", "100ms"),
-    ("source.timeout", "2s"),
-    ("source.soft_timeout", "none"),
-    ("source.breaker_failures", "5"),
-    ("source.breaker_open", "10s"),
-    ("source.slow", "200ms"),
-    ("warm.on_start", "true"),
-    ("warm.schedule", "0 1 * * *"),
-    ("warm.only", "surahs,reciters,translations"),
-    ("warm.wait", "false"),
-    ("alerts.memory_above", "0.9"),
-    ("alerts.hit_ratio_below", "0.8"),
-    ("alerts.min_samples", "100"),
-    ("alerts.webhook", "none"),
-    ("alerts.webhook_secret", "none"),
-    ("admin_token", "none"),
-    ("jwt_secret", "none"),
-    ("jwks_file", "none"),
-    ("jwt_audience", "none"),
-    ("jwt_issuer", "none"),
-    ("content_auth", "public"),
-    ("limits.key", "1024"),
-    ("limits.value", "32MiB"),
-    ("limits.body", "64MiB"),
-    ("limits.header", "32KiB"),
-    ("limits.connections", "10000"),
-    ("limits.header_timeout", "10s"),
-    ("limits.body_timeout", "30s"),
-    ("limits.write_timeout", "30s"),
-    ("limits.idle_timeout", "1m15s"),
-    ("limits.source_loads", "64"),
-    ("limits.rate_reads", "0"),
-    ("limits.rate_writes", "0"),
-    ("limits.rate_failed_logins", "300"),
-    ("limits.trusted_proxies", "none"),
-    ("log", "info"),
-    ("log_format", "text"),
-    ("sentry_dsn", "none"),
-];
+/// Written from the contract, not from the table; the outside view of `tests/it` reads the same lines.
+const CONTRACT: &str = include_str!("../../../tests/it/fixtures/settings.txt");
 
 #[test]
 fn every_setting_of_the_contract_is_there_with_its_default_and_no_other() {
     let (settings, warnings) = read(&[], &[], "").unwrap();
     assert!(warnings.is_empty(), "{warnings:?}");
-    for (key, value) in CONTRACT {
+    let contract: Vec<_> = CONTRACT.lines().map(|line| line.split_once(" = ").unwrap()).collect();
+    for (key, value) in &contract {
         let (shown, origin) = effective(&settings, key);
         assert_eq!((key, shown, origin), (key, normal(key, value).as_str(), "default"));
     }
     let plain = settings.effective().iter().filter(|effective| !effective.key.starts_with("namespaces."));
-    assert_eq!(plain.count(), CONTRACT.len());
+    assert_eq!(plain.count(), contract.len());
 }
 
 /// Sizes may be shown in another unit of the same value.
