@@ -39,7 +39,8 @@ fn main() {
         Some("storm") => resident::storm(),
         Some(other) if !other.starts_with("--") => panic!("no command is named {other:?}\n{HELP}"),
         _ => {
-            let longer = values("--longer").first().map_or(1, |n| n.parse().expect("--longer takes a number"));
+            let longer =
+                values("--longer").first().map_or(1, |n| n.parse().expect("--longer takes a number"));
             compare((rounds, longer), &values("--row").concat(), &values("--cache"))
         }
     };

@@ -64,7 +64,7 @@ fn rows(figures: &Figures) -> String {
     let run = |name| figures.number(&[("run", "rows")], name).unwrap_or(f64::NAN);
     let _ = writeln!(
         text,
-        "Medians of {} rounds on {} cores; load average {} at the start and {} at the end (the bench itself makes up to 2).\n",
+        "Rounds: {}, on {} cores; load average {} at the start and {} at the end (the bench itself makes up to 2).\n",
         run("rounds"),
         run("cores"),
         run("load_before"),
