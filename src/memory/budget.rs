@@ -132,9 +132,13 @@ impl Budget {
         (over.entries > 0 || over.bytes > 0).then_some(over)
     }
 
-    /// Whether so much is over that one step will not do.
+    /// Whether so much is over that one step will not do: more than is kept back from the limit, above all.
     pub(super) fn is_far_over(&self, over: Tally) -> bool {
-        self.is_strict() || over.bytes > FAR_BYTES || over.entries > FAR_ENTRIES
+        let quantum = self.quantum();
+        let kept_back = Tally { entries: self.shards * quantum.entries, bytes: self.shards * quantum.bytes };
+        self.is_strict()
+            || over.bytes > kept_back.bytes.min(FAR_BYTES)
+            || over.entries > kept_back.entries.min(FAR_ENTRIES)
     }
 
     fn quantum(&self) -> Tally {
