@@ -121,7 +121,7 @@ impl<'p> Plan<'p> {
     pub(crate) fn apply(&mut self, fingerprint: u128, op: &Op) -> Result<(), Fault> {
         match op {
             Op::Put(entry) if !self.shared.marks.read().is_dead(entry) => self.put(fingerprint, entry),
-            Op::Put(entry) => self.remove(fingerprint, entry.sequence()),
+            Op::Put(entry) => self.remove(fingerprint, entry.sequence().saturating_add(1)),
             Op::Remove(sequence) => self.remove(fingerprint, *sequence),
         }
     }
@@ -137,7 +137,8 @@ impl<'p> Plan<'p> {
         let until_ms = self.shared.until_ms(entry).min(UNTIL_NEVER);
         let is_late = until_ms <= self.shared.clock.now().as_millis();
         let Some(bytes) = record::encode(entry).filter(|_| !is_late) else {
-            return self.remove(fingerprint, entry.sequence());
+            // The same write may lie there with a later deadline.
+            return self.remove(fingerprint, entry.sequence().saturating_add(1));
         };
         let (fingerprint, sequence) = (half(fingerprint), entry.sequence());
         self.push(&bytes, Line { fingerprint, sequence, until_ms, size: 0, heat: HEAT_NEW });

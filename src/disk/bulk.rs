@@ -289,14 +289,19 @@ fn pages(bytes: u64) -> u64 {
     }
 }
 
-/// How much of a file that may have `file_bytes_max` its rows may take. The file grows by doubling, and a batch needs
-/// free pages beside the ones it replaces.
-pub(crate) fn budget_bytes(file_bytes_max: u64) -> u64 {
-    let mut step = FILE_BYTES_MIN;
+/// How much of a file of `file_bytes` that may come to `file_bytes_max` its rows may take. The file grows by doubling
+/// from what it is, and a batch needs free pages beside the ones it replaces.
+pub(crate) fn budget_bytes(file_bytes_max: u64, file_bytes: u64) -> u64 {
+    if file_bytes > file_bytes_max {
+        // It is going to be compacted, and must have room to double once after that.
+        return file_bytes_max / 16 * 7;
+    }
+    let mut step = file_bytes.max(FILE_BYTES_MIN);
     while step.saturating_mul(2).saturating_add(step / 64 + FILE_HEADER_BYTES) <= file_bytes_max {
         step *= 2;
     }
-    step.min(file_bytes_max) / 4 * 3
+    let file_bytes = step.min(file_bytes_max);
+    file_bytes / 4 * 3 - (file_bytes / 8).min(BATCH_ROOM_BYTES)
 }
 
 fn parse_meta(bytes: &[u8]) -> Result<Meta, Fault> {
@@ -361,6 +366,9 @@ const PIECE_PAGES_BYTES: u64 = 16 * PAGE_BYTES;
 
 /// What the file holds beside its pages, at most.
 const FILE_HEADER_BYTES: u64 = 300 << 10;
+
+/// A batch replaces pages that are free only once the next one is durable: in a small file that is much of it.
+const BATCH_ROOM_BYTES: u64 = 16 << 20;
 
 /// What an empty file may grow to in any case.
 const FILE_BYTES_MIN: u64 = 1 << 20;

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::index::Index;
+use super::intake::Seen;
 use super::pack::{self, Directory, Line, Notes, UNTIL_NEVER};
 
 /// Groups and the index of their records.
@@ -59,6 +60,7 @@ pub(crate) struct Group {
     pub(crate) stored_bytes: u64,
     pub(crate) directory_pieces: u32,
     pub(crate) sequence_max: u64,
+    pub(crate) sequence_min: u64,
     /// When half of what was alive at the last look will have expired; [`UNTIL_NEVER`] for never.
     pub(crate) half_due_ms: u64,
     /// The dead are more than its notes say.
@@ -116,6 +118,20 @@ impl Catalog {
     /// There is no file to know anything rows.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
+    }
+
+    /// Whether all that is in the file is known.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.knowledge == Knowledge::Whole
+    }
+
+    /// A bit for every key that the index knows.
+    pub(crate) fn seen(&self) -> Seen {
+        let mut seen = Seen::with_room(self.index.len());
+        for order in self.index.orders() {
+            seen.is_first(order);
+        }
+        seen
     }
 
     pub(crate) fn is_loading(&self) -> bool {
@@ -340,6 +356,7 @@ impl Group {
             stored_bytes: rows.bytes,
             directory_pieces: rows.directory_pieces,
             sequence_max: lines.iter().map(|line| line.sequence).max().unwrap_or(0),
+            sequence_min: lines.iter().map(|line| line.sequence).min().unwrap_or(u64::MAX),
             half_due_ms: UNTIL_NEVER,
             is_dirty: false,
             is_worn: AtomicBool::new(false),

@@ -106,6 +106,19 @@ impl Index {
         (found, None)
     }
 
+    /// How many keys it has.
+    pub(crate) fn len(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.len as u64).sum()
+    }
+
+    /// Every key, as [`order`] has it.
+    pub(crate) fn orders(&self) -> impl Iterator<Item = u64> {
+        (0_u64..).zip(&self.shards).flat_map(|(number, shard)| {
+            let slots = shard.slots.iter().filter(|slot| **slot != EMPTY);
+            slots.map(move |slot| number << 32 | u64::from(tag_in(*slot)))
+        })
+    }
+
     /// What it takes, in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.shards.iter().map(|shard| shard.slots.len() as u64 * 8 + 24).sum()

@@ -12,11 +12,15 @@ use super::state::Shared;
 /// Fills the catalog from `bulk`. Whoever waits for it goes on when this returns, however it ends.
 pub(crate) fn load(shared: &Shared, bulk: &Bulk, meta: &Meta) -> Result<(), Fault> {
     let file_bytes = std::fs::metadata(shared.dir.cache_file()).map_or(0, |metadata| metadata.len());
+    shared.intake.lock().doubt();
     // A forged number must not reserve more than such a file could hold.
     shared.catalog.write().begin_loading(meta.records.min(file_bytes / RECORD_BYTES_MIN));
     let outcome = fill(shared, bulk, meta);
     match &outcome {
-        Ok(()) => shared.catalog.write().end_loading(),
+        Ok(()) => {
+            shared.catalog.write().end_loading();
+            shared.trust_index();
+        }
         Err(_) => shared.catalog.write().lose(),
     }
     shared.tell_loaded();

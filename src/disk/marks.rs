@@ -1,8 +1,8 @@
 //! What is dead, in memory: floors and graves, asked on every read and every write of the disk tier.
 //!
 //! A record is dead when its sequence is below the floor of its namespace, of one of its tags or of all, or below the
-//! grave of its key. Marks only ever rise. Graves are kept for the latest [`GRAVES_MAX`] deletes; a write that is
-//! older than every grave still known is refused too, because its key's grave may be among the forgotten: the cache
+//! grave of its key. Marks only ever rise. Of graves whose records are gone the latest [`GRAVES_MAX`] are kept; a write
+//! that is older than one that was forgotten is refused too, because its key's grave may be among the forgotten: the cache
 //! may forget, it never goes back in time. It does not know which marks are durable.
 
 use std::collections::{HashMap, VecDeque};
@@ -32,24 +32,25 @@ pub(crate) struct Marks {
     /// Asked one by one on every read, hence few: see [`Marks::bounded`].
     patterns: Vec<(Pattern, u64)>,
     graves: HashMap<u128, u64>,
-    /// The graves in the order in which they were dug; a key dug twice stands here twice.
-    graves_dug: VecDeque<(u128, u64)>,
+    /// The graves of what is gone from the file, in that order; a key dug twice may stand here twice.
+    settled: VecDeque<(u128, u64)>,
     /// The highest grave forgotten.
     forgotten: u64,
 }
 
 impl Marks {
-    /// `floor`, or that of everything when it is a pattern too many: more is dead then, never less.
+    /// `floor`, or that of everything when it is one of its kind too many: more is dead then, never less.
     pub(crate) fn bounded(&self, floor: Floor) -> Floor {
-        match floor {
-            Floor::Pattern(pattern)
-                if self.patterns.len() >= PATTERNS_MAX
-                    && !self.patterns.iter().any(|(known, _)| *known == pattern) =>
-            {
-                Floor::All
+        let is_too_many = match &floor {
+            Floor::All => false,
+            Floor::Namespace(namespace) => is_full(&self.namespaces, namespace.as_str()),
+            Floor::Tag(tag) => is_full(&self.tags, tag.as_str()),
+            Floor::Pattern(pattern) => {
+                self.patterns.len() >= PATTERNS_MAX
+                    && !self.patterns.iter().any(|(known, _)| known == pattern)
             }
-            floor => floor,
-        }
+        };
+        if is_too_many { Floor::All } else { floor }
     }
 
     pub(crate) fn raise(&mut self, floor: &Floor, sequence: u64) {
@@ -78,17 +79,34 @@ impl Marks {
     pub(crate) fn bury(&mut self, fingerprint: u128, sequence: u64) {
         let grave = self.graves.entry(fingerprint).or_default();
         *grave = sequence.max(*grave);
-        self.graves_dug.push_back((fingerprint, sequence));
     }
 
-    /// Forgets graves beyond the bound; only once they are durably settled may it be asked to.
-    pub(crate) fn forget_settled(&mut self) {
-        while self.graves_dug.len() > GRAVES_MAX {
-            let Some((fingerprint, sequence)) = self.graves_dug.pop_front() else { return };
+    /// What is below `sequence` under the key is gone from the file: its grave need not be remembered for long.
+    pub(crate) fn settle(&mut self, fingerprint: u128, sequence: u64) {
+        if let Some(grave) = self.graves.get(&fingerprint).filter(|grave| **grave <= sequence) {
+            self.settled.push_back((fingerprint, *grave));
+        }
+        self.forget_settled();
+    }
+
+    /// The file is gone, and whatever had a grave in it.
+    pub(crate) fn settle_all(&mut self) {
+        self.settled.clear();
+        self.settled.extend(self.graves.iter().map(|(fingerprint, sequence)| (*fingerprint, *sequence)));
+        self.forget_settled();
+    }
+
+    /// Forgets settled graves beyond the bound.
+    fn forget_settled(&mut self) {
+        while self.settled.len() > GRAVES_MAX {
+            let Some((fingerprint, sequence)) = self.settled.pop_front() else { return };
             self.forgotten = self.forgotten.max(sequence);
             if self.graves.get(&fingerprint).is_some_and(|grave| *grave <= sequence) {
                 self.graves.remove(&fingerprint);
             }
+        }
+        if self.graves.capacity() / 8 > self.graves.len().max(GRAVES_MAX) {
+            self.graves.shrink_to(GRAVES_MAX);
         }
     }
 
@@ -140,6 +158,13 @@ impl Marks {
         floors
     }
 }
+
+fn is_full(floors: &HashMap<Box<str>, u64>, name: &str) -> bool {
+    floors.len() >= FLOORS_MAX && !floors.contains_key(name)
+}
+
+/// Beyond so many namespaces or tags one more forgets everything on disk.
+const FLOORS_MAX: usize = 1 << 16;
 
 /// Beyond so many patterns one more forgets everything on disk.
 const PATTERNS_MAX: usize = 128;
@@ -199,13 +224,28 @@ mod tests {
     }
 
     #[test]
+    fn a_tag_too_many_stands_for_everything_and_makes_room_for_others() {
+        let mut marks = Marks::default();
+        let floor = |number: usize| Floor::Tag(Tag::parse(format!("t{number}")).unwrap());
+        for number in 0..FLOORS_MAX {
+            marks.raise(&floor(number), 5);
+        }
+        assert_eq!(marks.bounded(floor(7)), floor(7));
+        assert_eq!(marks.bounded(floor(FLOORS_MAX)), Floor::All);
+        marks.raise(&Floor::All, 6);
+        assert_eq!(marks.bounded(floor(FLOORS_MAX)), floor(FLOORS_MAX));
+    }
+
+    #[test]
     fn a_write_older_than_the_forgotten_graves_is_refused() {
         let mut marks = Marks::default();
         for number in 0..=u128::try_from(GRAVES_MAX).unwrap() {
             marks.bury(number, 100 + u64::try_from(number).unwrap());
         }
         assert!(!marks.is_refused(&entry("late", &[], 99)));
-        marks.forget_settled();
+        for number in 0..=u128::try_from(GRAVES_MAX).unwrap() {
+            marks.settle(number, u64::MAX);
+        }
         assert!(marks.is_refused(&entry("late", &[], 99)), "its grave may be the forgotten one");
         assert!(!marks.is_refused(&entry("late", &[], 100)));
         assert_eq!(marks.graves.len(), GRAVES_MAX);

@@ -66,6 +66,7 @@ mod batch;
 mod bulk;
 mod catalog;
 mod index;
+mod intake;
 mod load;
 mod log;
 mod marks;
@@ -92,6 +93,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 
 use self::catalog::Look;
+use self::intake::Arrived;
 pub(crate) use self::marks::Floor;
 pub(crate) use self::page::place;
 use self::queue::{Op, Queue, Queued};
@@ -103,7 +105,6 @@ pub(crate) use self::verify::verify_pages;
 pub use self::verify::{DiskVerified, PagesVerified};
 pub(crate) use self::words::{DiskOptions, Truth};
 pub use self::words::{DiskState, DiskStatus, Durability};
-use self::writer::COMMIT_BYTES;
 use crate::clock::Clock;
 use crate::datadir::DataDir;
 use crate::entry::Entry;
@@ -128,9 +129,13 @@ impl Disk {
 
     /// Whether [`Disk::get`] might find `key`; never blocks on the disk, and is never wrong when it says no.
     pub(crate) fn may_contain(&self, key: KeyRef<'_>) -> bool {
+        let shared = &self.shared;
         let fingerprint = fingerprint(key);
-        let is_waiting = matches!(self.shared.queue.lock().find(fingerprint), Some(Op::Put(_)));
-        is_waiting || self.shared.may_contain(fingerprint)
+        if shared.intake.lock().is_unknown(fingerprint) {
+            return false;
+        }
+        let is_waiting = matches!(shared.queue().find(fingerprint), Some(Op::Put(_)));
+        is_waiting || shared.may_contain(fingerprint)
     }
 
     /// Sets how long records of a namespace are kept past their deadline, from now on; for stale windows.
@@ -142,43 +147,71 @@ impl Disk {
     /// Has `entry` written, later; never waits for the disk. What finds no room is dropped and counted.
     pub(crate) fn put(&self, entry: &Entry) {
         let shared = &self.shared;
-        if shared.marks.read().is_refused(entry) {
-            shared.counts.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
         let fingerprint = fingerprint(entry.key());
-        let may_be_on_disk = !shared.is_discarded() && shared.may_contain(fingerprint);
-        let mut queue = shared.queue.lock();
-        let needs_mark = (may_be_on_disk || queue.is_writing(fingerprint)) && !queue.is_pending(fingerprint);
-        let marked = if needs_mark { shared.log.lock().leave(fingerprint, entry.sequence()) } else { Ok(()) };
+        if shared.is_refused(entry) {
+            shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return self.put_over(fingerprint, entry, Kept::Not);
+        }
+        let arrived = shared.intake.lock().put(fingerprint, entry);
+        match arrived {
+            Arrived::Waits => {}
+            // Only what changes its plans wakes the writer: a wake-up costs more than all the rest of a put.
+            Arrived::IsNews => drop(shared.wake.notify_one()),
+            Arrived::Unsettled => self.put_over(fingerprint, entry, Kept::IfItFits),
+        }
+    }
+
+    /// A put where something older of its key may be somewhere, or where there may be no room: what is older must not
+    /// come back, whether or not this one is written.
+    fn put_over(&self, fingerprint: u128, entry: &Entry, kept: Kept) {
+        let shared = &self.shared;
         let bytes_max = shared.options.queue_bytes_max;
+        let mut queue = shared.queue();
         let before_bytes = queue.pending_bytes();
-        if queue.push(fingerprint, Op::Put(entry.clone()), bytes_max) == Queued::Full {
-            queue.dropped += 1;
-            if may_be_on_disk || queue.find(fingerprint).is_some() {
-                queue.push(fingerprint, Op::Remove(entry.sequence()), bytes_max);
+        let is_known = (!shared.is_discarded() && shared.may_contain(fingerprint))
+            || queue.is_writing(fingerprint)
+            || queue.is_retrying();
+        // A put that waits has left its own mark, for whatever is older than it.
+        let needs_mark = is_known && (queue.is_retrying() || !queue.is_put_pending(fingerprint));
+        let mut mark = entry.sequence();
+        let is_full =
+            kept == Kept::Not || queue.push(fingerprint, Op::Put(entry.clone()), bytes_max) == Queued::Full;
+        if is_full {
+            queue.dropped += u64::from(kept == Kept::IfItFits);
+            // The same write may lie there with another deadline.
+            mark = mark.saturating_add(1);
+            if is_known || queue.find(fingerprint).is_some() {
+                queue.push(fingerprint, Op::Remove(mark), bytes_max);
             }
         }
-        // Only what changes its plans wakes the writer: a wake-up costs more than all the rest of a put.
-        let is_news =
-            before_bytes == 0 || (before_bytes < COMMIT_BYTES && queue.pending_bytes() >= COMMIT_BYTES);
-        drop(queue);
+        let is_too_much = queue.removals > shared.options.removals_max();
+        let is_news = shared.release(queue, before_bytes);
         if is_news {
             shared.wake.notify_one();
         }
+        let marked = if needs_mark { shared.log.lock().leave(fingerprint, mark) } else { Ok(()) };
         if let Err(error) = marked {
             // The older record could come back after a kill: better that none does.
             tracing::warn!(%error, "an overwrite could not be marked: the cache file is given up");
-            if let Err(error) = shared.discard_bulk() {
-                tracing::warn!(error = error.chain(), "nor could the cache file be removed");
-            }
+            self.give_up();
+        } else if is_too_much {
+            tracing::warn!("more removals wait for the disk than are kept: the cache file is given up");
+            self.give_up();
         }
+    }
+
+    /// Nothing in the file is to come back.
+    fn give_up(&self) {
+        if let Err(error) = self.shared.discard_bulk() {
+            tracing::warn!(error = error.chain(), "the cache file could not be removed");
+        }
+        self.shared.forget_removals();
     }
 
     /// Kills what is older than `sequence` under each of `keys` for this process, without waiting for the disk: from
     /// the return on no read finds it. What is acknowledged needs [`Disk::delete`] as well.
     pub(crate) fn bury(&self, keys: &[Key], sequence: u64) {
-        let mut marks = self.shared.marks.write();
+        let mut marks = self.shared.marks_for(sequence);
         for key in keys {
             marks.bury(fingerprint(key.as_key_ref()), sequence);
         }
@@ -186,7 +219,7 @@ impl Disk {
 
     /// As [`Disk::bury`], for a floor; what is acknowledged needs [`Disk::raise`] as well.
     pub(crate) fn mark(&self, floor: Floor, sequence: u64) {
-        let mut marks = self.shared.marks.write();
+        let mut marks = self.shared.marks_for(sequence);
         let floor = marks.bounded(floor);
         marks.raise(&floor, sequence);
     }
@@ -204,16 +237,32 @@ impl Disk {
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when it could not be made durable; in memory it holds all the same.
     pub(crate) fn delete(&self, keys: &[Key], sequence: u64) -> Result<()> {
+        keys.chunks(DELETED_AT_ONCE).try_for_each(|keys| self.delete_some(keys, sequence))
+    }
+
+    fn delete_some(&self, keys: &[Key], sequence: u64) -> Result<()> {
+        let shared = &self.shared;
         let graves: Vec<u128> = keys.iter().map(|key| fingerprint(key.as_key_ref())).collect();
-        let mut marks = self.shared.marks.write();
+        let mut marks = shared.marks_for(sequence);
         for grave in &graves {
             marks.bury(*grave, sequence);
         }
         drop(marks);
+        let mut queue = shared.queue();
+        let before_bytes = queue.pending_bytes();
         for grave in &graves {
-            self.shared.remove(*grave, sequence);
+            queue.push(*grave, Op::Remove(sequence), shared.options.queue_bytes_max);
         }
-        self.record(graves.into_iter().map(|grave| Change::Grave(grave, sequence)).collect())
+        let are_many = queue.removals > shared.options.removals_max() / 2;
+        if shared.release(queue, before_bytes) {
+            shared.wake.notify_one();
+        }
+        self.record(graves.into_iter().map(|grave| Change::Grave(grave, sequence)).collect())?;
+        // Who deletes faster than the disk takes it waits for the disk; while that fails, nothing is kept there.
+        if are_many && self.flush().is_err() {
+            self.give_up();
+        }
+        Ok(())
     }
 
     /// Kills what is older than `sequence` under `floor`, durably.
@@ -229,7 +278,7 @@ impl Disk {
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when it could not be made durable; in memory it holds all the same.
     pub(crate) fn raise_each(&self, floors: Vec<Floor>, sequence: u64) -> Result<()> {
-        let mut marks = self.shared.marks.write();
+        let mut marks = self.shared.marks_for(sequence);
         let floors: Vec<Floor> = floors.into_iter().map(|floor| marks.bounded(floor)).collect();
         for floor in &floors {
             marks.raise(floor, sequence);
@@ -243,14 +292,14 @@ impl Disk {
     /// # Errors
     /// [`ErrorKind::DiskFailed`] when it could not be written; it waits on.
     pub(crate) fn flush(&self) -> Result<()> {
-        let queue = self.shared.queue.lock();
+        let queue = self.shared.queue();
         if queue.is_idle() { Ok(()) } else { self.wait_for_batch(queue) }
     }
 
     /// As [`Disk::flush`], and what has expired or is not worth its space is given up too.
     #[cfg(test)]
     pub(crate) fn tidy(&self) -> Result<()> {
-        let mut queue = self.shared.queue.lock();
+        let mut queue = self.shared.queue();
         queue.is_tidying = true;
         self.wait_for_batch(queue)
     }
@@ -260,7 +309,7 @@ impl Disk {
         let shared = &self.shared;
         let target = queue.batch + u64::from(queue.has_pending() || queue.is_tidying);
         queue.is_urgent = true;
-        shared.wake.notify_all();
+        shared.ring();
         while queue.ended < target {
             if shared.is_closed.load(Ordering::Relaxed) && !queue.is_closing {
                 return Err(Error::new(ErrorKind::Closed, "the disk tier is closed"));
@@ -287,8 +336,8 @@ impl Disk {
         }
         let flushed = self.flush();
         self.shared.is_closed.store(true, Ordering::SeqCst);
-        self.shared.queue.lock().is_closing = true;
-        self.shared.wake.notify_all();
+        self.shared.queue().is_closing = true;
+        self.shared.ring();
         let mut is_lost = false;
         let mut threads = threads.into_iter();
         for thread in threads.by_ref().take(1) {
@@ -320,7 +369,8 @@ impl Disk {
 
     /// What it holds in memory that grows with what it stores, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        self.shared.catalog.read().bytes() + self.shared.queue.lock().bytes()
+        let waiting_bytes = self.shared.queue().bytes();
+        self.shared.catalog.read().bytes() + waiting_bytes + self.shared.intake.lock().bytes()
     }
 
     /// What the tier has become since the last call, oldest first.
@@ -337,7 +387,7 @@ impl Disk {
     pub(crate) fn status(&self) -> DiskStatus {
         let shared = &self.shared;
         let file_bytes = std::fs::metadata(shared.dir.cache_file()).map_or(0, |metadata| metadata.len());
-        let queue = shared.queue.lock();
+        let queue = shared.queue();
         let (queued_bytes, queued, dropped) = (queue.bytes(), queue.len(), queue.dropped);
         drop(queue);
         let counts = &shared.counts;
@@ -375,6 +425,14 @@ impl Disk {
     }
 }
 
+/// What is to become of a put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    IfItFits,
+    /// It is dead on arrival, or may be.
+    Not,
+}
+
 impl Drop for Disk {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
@@ -383,8 +441,13 @@ impl Drop for Disk {
     }
 }
 
+/// A delete of more keys is done in parts.
+const DELETED_AT_ONCE: usize = 16_384;
+
 #[cfg(test)]
 mod crash;
+#[cfg(test)]
+mod edges;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]

@@ -63,7 +63,7 @@ fn open_files(shared: &Shared) -> Opened {
             shared.begin_discarded();
             *shared.bulk.write() = None;
             shared.set_health(part, Some(fault.reason()));
-            shared.queue.lock().is_urgent = true;
+            shared.queue().is_urgent = true;
             Opened { truth: None, stored: Stored { epoch: 1, ..Stored::default() }, meta: None }
         }
     }
@@ -139,7 +139,8 @@ fn set_aside(shared: &Shared, files: &[PathBuf], reason: &str) -> std::result::R
 }
 
 fn load_marks(shared: &Shared, stored: &Stored, overwrites: &[(u128, u64)]) {
-    let mut marks = shared.marks.write();
+    // Everything of earlier runs is below the first sequence of this one.
+    let mut marks = shared.marks_for(stored.epoch << COUNTER_BITS);
     for (floor, sequence) in &stored.floors {
         marks.raise(floor, *sequence);
     }
@@ -148,7 +149,7 @@ fn load_marks(shared: &Shared, stored: &Stored, overwrites: &[(u128, u64)]) {
     }
     drop(marks);
     // What they are the graves of is removed now, so that they can be filled in.
-    let mut queue = shared.queue.lock();
+    let mut queue = shared.queue();
     for (fingerprint, sequence) in stored.graves.iter().chain(overwrites) {
         queue.push(*fingerprint, Op::Remove(*sequence), shared.options.queue_bytes_max);
     }

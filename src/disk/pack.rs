@@ -190,7 +190,9 @@ impl Directory {
         let pieces = usize::try_from(reader.u32()?).ok()?;
         let starts = reader.take(pieces.checked_mul(2)?)?;
         let starts = starts.chunks_exact(2).map(|start| u16::from_le_bytes([start[0], start[1]])).collect();
-        let is_whole = reader.0.len() == count.checked_mul(LINE_BYTES)? && count <= GROUP_RECORDS_MAX;
+        let is_whole = reader.0.len() == count.checked_mul(LINE_BYTES)?
+            && count <= GROUP_RECORDS_MAX
+            && records_bytes <= pieces as u64 * PIECE_BYTES as u64;
         let mut lines = Vec::with_capacity(reader.0.len() / LINE_BYTES);
         while !reader.0.is_empty() {
             let (fingerprint, sequence, until) = (reader.u64()?, reader.u64()?, reader.u64()?);

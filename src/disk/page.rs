@@ -83,7 +83,7 @@ impl Disk {
     /// disk.
     pub(crate) fn find(&self, key: KeyRef<'_>) -> Option<(Entry, bool, bool)> {
         let fingerprint = fingerprint(key);
-        let waiting = self.shared.queue.lock().find(fingerprint).cloned();
+        let waiting = self.shared.queue().find(fingerprint).cloned();
         let (entry, is_queued) = match waiting {
             Some(Op::Put(entry)) => (entry, true),
             Some(Op::Remove(_)) => return None,
@@ -95,12 +95,12 @@ impl Disk {
 
     /// The newest operation on the key waits to be written, and the file is behind.
     fn is_waiting(&self, entry: &Entry) -> bool {
-        self.shared.queue.lock().find(fingerprint(entry.key())).is_some()
+        self.shared.queue().find(fingerprint(entry.key())).is_some()
     }
 
     /// What waits to be written.
     fn waiting(&self) -> Vec<Entry> {
-        let queue = self.shared.queue.lock();
+        let mut queue = self.shared.queue();
         let puts = queue.ops().filter_map(|op| match op {
             Op::Put(entry) => Some(entry.clone()),
             Op::Remove(_) => None,

@@ -2,13 +2,16 @@
 //!
 //! Of two operations on one key the one with the higher sequence stays. A put that finds no room is dropped and
 //! counted; where an older record of its key may lie on disk, a removal takes its place, or that record would be
-//! served later as if nothing had happened. The batch being written stays readable until it is durable. No threads
-//! and no locks here: `disk/state.rs` holds the one lock around it.
+//! served later as if nothing had happened. The batch being written stays readable until it is durable. What the intake
+//! (`disk/intake.rs`) hands over is filed when somebody looks. No threads and no locks here: `disk/state.rs` holds the
+//! one lock around it.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
+use std::vec::IntoIter;
 
+use super::record::fingerprint;
 use crate::entry::Entry;
 
 /// One operation on one key.
@@ -34,10 +37,45 @@ impl Op {
             Self::Remove(_) => REMOVE_BYTES,
         }
     }
+
+    fn is_put(&self) -> bool {
+        matches!(self, Self::Put(_))
+    }
+
+    /// Whether this one, on the same key, comes to nothing beside `other`: of equal sequences a removal does, since it
+    /// is of what is below.
+    fn is_older(&self, other: &Self) -> bool {
+        let (own, other_sequence) = (self.sequence(), other.sequence());
+        own < other_sequence || (own == other_sequence && !self.is_put() && other.is_put())
+    }
 }
 
-/// Operations by fingerprint.
-pub(crate) type Ops = HashMap<u128, Op, foldhash::fast::RandomState>;
+/// Operations in the order in which their keys came, found by fingerprint.
+#[derive(Debug, Default)]
+pub(crate) struct Ops {
+    list: Vec<(u128, Op)>,
+    places: HashMap<u128, u32, foldhash::fast::RandomState>,
+}
+
+impl Ops {
+    fn with_room(ops: usize) -> Self {
+        let places = HashMap::with_capacity_and_hasher(ops, foldhash::fast::RandomState::default());
+        Self { list: Vec::with_capacity(ops), places }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[(u128, Op)] {
+        &self.list
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    fn get(&self, fingerprint: u128) -> Option<&Op> {
+        let place = self.places.get(&fingerprint)?;
+        self.list.get(*place as usize).map(|(_, op)| op)
+    }
+}
 
 /// What became of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,12 +89,21 @@ pub(crate) enum Queued {
 }
 
 #[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a wish of its own, and any of them may be there at once"
+)]
 pub(crate) struct Queue {
+    /// What has arrived and is not filed yet, in its order.
+    arrived: IntoIter<Entry>,
     pending: Ops,
     /// The batch that the writer is writing; empty between batches.
     writing: Arc<Ops>,
-    /// What `pending` holds, in bytes.
+    writing_bytes: u64,
+    /// What `pending` and `arrived` hold, in bytes.
     bytes: u64,
+    /// How many removals are pending.
+    pub(crate) removals: usize,
     /// The batch that `pending` will be.
     pub(crate) batch: u64,
     /// The last batch that ended, well or not.
@@ -68,60 +115,122 @@ pub(crate) struct Queue {
     /// And wants everything tidied that is worth it when nobody writes.
     pub(crate) is_tidying: bool,
     pub(crate) is_closing: bool,
+    is_retrying: bool,
     /// Puts that found no room.
     pub(crate) dropped: u64,
 }
 
 impl Queue {
+    /// Takes over what the intake has.
+    pub(crate) fn arrive(&mut self, arrived: Vec<Entry>) {
+        if arrived.is_empty() {
+            return;
+        }
+        self.file();
+        self.bytes += arrived.iter().map(|entry| entry.weight() as u64).sum::<u64>();
+        self.arrived = arrived.into_iter();
+    }
+
+    /// Files some of what has arrived; whether there is more.
+    pub(crate) fn file_some(&mut self, count: usize) -> bool {
+        for _ in 0..count {
+            let Some(entry) = self.arrived.next() else { break };
+            self.file_one(entry);
+        }
+        self.arrived.len() > 0
+    }
+
+    fn file(&mut self) {
+        self.file_some(usize::MAX);
+    }
+
+    fn file_one(&mut self, entry: Entry) {
+        // It is counted already.
+        self.bytes -= entry.weight() as u64;
+        self.push_filed(fingerprint(entry.key()), Op::Put(entry), u64::MAX);
+    }
+
     pub(crate) fn push(&mut self, fingerprint: u128, op: Op, bytes_max: u64) -> Queued {
-        let (bytes, is_put) = (op.bytes(), matches!(op, Op::Put(_)));
-        if self.writing.get(&fingerprint).is_some_and(|newer| newer.sequence() > op.sequence()) {
+        self.file();
+        self.push_filed(fingerprint, op, bytes_max)
+    }
+
+    fn push_filed(&mut self, fingerprint: u128, op: Op, bytes_max: u64) -> Queued {
+        let bytes = op.bytes();
+        if self.writing.get(fingerprint).is_some_and(|newer| newer.sequence() > op.sequence()) {
             return Queued::Older;
         }
-        match self.pending.entry(fingerprint) {
-            Slot::Occupied(old) if old.get().sequence() > op.sequence() => Queued::Older,
-            Slot::Occupied(mut old) => {
-                let left_bytes = self.bytes - old.get().bytes();
-                if is_put && left_bytes + bytes > bytes_max {
+        let has_room = |held_bytes: u64| !op.is_put() || held_bytes + bytes <= bytes_max;
+        match self.pending.places.entry(fingerprint) {
+            Slot::Occupied(place) => {
+                let Some((_, old)) = self.pending.list.get_mut(*place.get() as usize) else {
+                    return Queued::Older;
+                };
+                if op.is_older(old) {
+                    return Queued::Older;
+                }
+                let left_bytes = self.bytes - old.bytes();
+                if !has_room(left_bytes) {
                     return Queued::Full;
                 }
                 self.bytes = left_bytes + bytes;
-                old.insert(op);
-                Queued::Waits
+                self.removals = self.removals + usize::from(!op.is_put()) - usize::from(!old.is_put());
+                *old = op;
             }
-            Slot::Vacant(_) if is_put && self.bytes + bytes > bytes_max => Queued::Full,
+            Slot::Vacant(_) if !has_room(self.bytes) => return Queued::Full,
             Slot::Vacant(slot) => {
                 self.bytes += bytes;
-                slot.insert(op);
-                Queued::Waits
+                self.removals += usize::from(!op.is_put());
+                // Bounded in bytes, so never so many.
+                slot.insert(u32::try_from(self.pending.list.len()).unwrap_or(u32::MAX));
+                self.pending.list.push((fingerprint, op));
             }
         }
+        Queued::Waits
     }
 
     /// The operation on a key that is not durable yet, if there is one.
-    pub(crate) fn find(&self, fingerprint: u128) -> Option<&Op> {
-        self.pending.get(&fingerprint).or_else(|| self.writing.get(&fingerprint))
+    pub(crate) fn find(&mut self, fingerprint: u128) -> Option<&Op> {
+        self.file();
+        self.pending.get(fingerprint).or_else(|| self.writing.get(fingerprint))
     }
 
     /// Every operation that is not durable yet, the newest on each key.
-    pub(crate) fn ops(&self) -> impl Iterator<Item = &Op> {
-        let written = self.writing.iter().filter(|(fingerprint, _)| !self.pending.contains_key(*fingerprint));
-        self.pending.iter().chain(written).map(|(_, op)| op)
+    pub(crate) fn ops(&mut self) -> impl Iterator<Item = &Op> {
+        self.file();
+        let (pending, written) = (&self.pending, self.writing.as_slice().iter());
+        let written = written.filter(|(fingerprint, _)| pending.get(*fingerprint).is_none());
+        pending.list.iter().chain(written).map(|(_, op)| op)
     }
 
-    pub(crate) fn is_pending(&self, fingerprint: u128) -> bool {
-        self.pending.contains_key(&fingerprint)
+    /// The keys of every operation that is not durable yet.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = u128> {
+        let arrived = self.arrived.as_slice().iter().map(|entry| fingerprint(entry.key()));
+        let filed = self.pending.list.iter().chain(self.writing.as_slice());
+        arrived.chain(filed.map(|(fingerprint, _)| *fingerprint))
+    }
+
+    pub(crate) fn is_put_pending(&mut self, fingerprint: u128) -> bool {
+        self.file();
+        self.pending.get(fingerprint).is_some_and(Op::is_put)
+    }
+
+    /// Whether some of what waits was in a batch that failed, and may be in the file all the same.
+    pub(crate) fn is_retrying(&self) -> bool {
+        self.is_retrying
     }
 
     pub(crate) fn is_writing(&self, fingerprint: u128) -> bool {
-        self.writing.contains_key(&fingerprint)
+        self.writing.get(fingerprint).is_some()
     }
 
     /// Makes everything pending the batch being written.
     pub(crate) fn take(&mut self) -> Arc<Ops> {
         debug_assert!(self.writing.is_empty(), "one batch at a time");
-        self.writing = Arc::new(std::mem::take(&mut self.pending));
-        self.bytes = 0;
+        self.file();
+        let room = self.pending.list.len().min(ROOM_MAX);
+        self.writing = Arc::new(std::mem::replace(&mut self.pending, Ops::with_room(room)));
+        (self.writing_bytes, self.bytes, self.removals) = (self.bytes, 0, 0);
         (self.is_urgent, self.is_tidying) = (false, false);
         self.batch += 1;
         Arc::clone(&self.writing)
@@ -129,23 +238,24 @@ impl Queue {
 
     /// The batch is durable.
     pub(crate) fn finish(&mut self) {
-        self.writing = Arc::default();
+        (self.writing, self.writing_bytes, self.is_retrying) = (Arc::default(), 0, false);
         self.ended = self.batch;
     }
 
     /// The batch is not durable: what is still the newest on its key waits again.
     pub(crate) fn give_back(&mut self, reason: &str) {
         let batch = std::mem::take(&mut self.writing);
-        for (fingerprint, op) in batch.iter() {
+        self.writing_bytes = 0;
+        for (fingerprint, op) in batch.as_slice() {
             // It had room before; what came meanwhile found the bound already counted without it.
             self.push(*fingerprint, op.clone(), u64::MAX);
         }
-        self.ended = self.batch;
+        (self.ended, self.is_retrying) = (self.batch, true);
         self.failed = Some((self.batch, reason.to_owned()));
     }
 
     pub(crate) fn bytes(&self) -> u64 {
-        self.bytes + self.writing.values().map(Op::bytes).sum::<u64>()
+        self.bytes + self.writing_bytes
     }
 
     pub(crate) fn pending_bytes(&self) -> u64 {
@@ -153,26 +263,33 @@ impl Queue {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.writing.is_empty()
+        !self.has_pending() && self.writing.is_empty()
     }
 
     pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || self.arrived.len() > 0
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.pending.len() + self.writing.len()
+        self.arrived.len() + self.pending.list.len() + self.writing.list.len()
     }
 
     /// Forgets every removal: the file they were for is gone.
     pub(crate) fn forget_removals(&mut self) {
-        self.pending.retain(|_, op| matches!(op, Op::Put(_)));
-        self.bytes = self.pending.values().map(Op::bytes).sum();
+        self.file();
+        let all = std::mem::take(&mut self.pending);
+        (self.bytes, self.removals, self.is_retrying) = (0, 0, false);
+        for (fingerprint, op) in all.list.into_iter().filter(|(_, op)| op.is_put()) {
+            self.push(fingerprint, op, u64::MAX);
+        }
     }
 }
 
 /// A removal's place in the map.
-const REMOVE_BYTES: u64 = 64;
+pub(crate) const REMOVE_BYTES: u64 = 64;
+
+/// The next batch is made room for as if it were like the last one, up to so many operations.
+const ROOM_MAX: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ impl Disk {
     pub(crate) fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         let shared = &self.shared;
         let fingerprint = fingerprint(key);
-        let waiting = shared.queue.lock().find(fingerprint).cloned();
+        let waiting = shared.queue().find(fingerprint).cloned();
         let entry = match waiting {
             Some(Op::Put(entry)) => entry,
             // After a kill the marks of overwrites stand here too, and the newer record may be in the file.
@@ -37,7 +37,6 @@ impl Disk {
         let shared = &self.shared;
         shared.wait_loaded();
         let catalog = shared.catalog.read();
-        let ids: Vec<u64> = catalog.groups().map(|group| group.id).collect();
         let mut above = u16::from(u8::MAX) + 1;
         let parts: Vec<_> = catalog
             .heat_cuts()
@@ -46,18 +45,41 @@ impl Disk {
             .collect();
         drop(catalog);
         // In a few parts by use; within a part as it was written, so that most of the reading is in order.
-        for (heats, id) in parts.iter().flat_map(|heats| ids.iter().rev().map(move |id| (heats, *id))) {
-            let mut is_over = false;
-            for entry in shared.alive_in(id, heats).into_iter().rev() {
-                is_over |= shared.is_closed.load(Ordering::Relaxed);
-                let is_alive = entry.sequence() < self.first_sequence
-                    && shared.is_kept(&entry)
-                    && !shared.marks.read().is_dead(&entry);
-                if is_over || (is_alive && visit(entry).is_break()) {
+        for heats in parts {
+            let mut walked = None;
+            loop {
+                // What was written anew while the part was walked through lies in newer groups, or went with it.
+                let ids = shared.groups_above(walked, self.first_sequence);
+                let Some(newest) = ids.last() else { break };
+                let heats = if walked.is_none() { heats.clone() } else { heats.start..ANY_HEAT.end };
+                if ids.iter().rev().any(|id| self.show_group(*id, &heats, visit).is_break()) {
                     return;
                 }
+                walked = Some(*newest);
             }
         }
+    }
+
+    /// Shows what an earlier run left in a group and is alive.
+    fn show_group(
+        &self,
+        id: u64,
+        heats: &Range<u16>,
+        visit: &mut dyn FnMut(Entry) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let shared = &self.shared;
+        for entry in shared.alive_in(id, heats).into_iter().rev() {
+            if shared.is_closed.load(Ordering::Relaxed) {
+                return ControlFlow::Break(());
+            }
+            let is_alive = entry.sequence() < self.first_sequence
+                && shared.is_kept(&entry)
+                && !shared.marks.read().is_dead(&entry);
+            if is_alive {
+                visit(entry)?;
+            }
+        }
+        ControlFlow::Continue(())
     }
 }
 
@@ -89,6 +111,13 @@ impl Shared {
             }
         }
         None
+    }
+
+    /// The ids of the groups above one that hold anything below a sequence, oldest first.
+    fn groups_above(&self, walked: Option<u64>, below: u64) -> Vec<u64> {
+        let catalog = self.catalog.read();
+        let groups = catalog.groups().filter(|group| group.sequence_min < below);
+        groups.map(|group| group.id).filter(|id| walked.is_none_or(|walked| *id > walked)).collect()
     }
 
     /// The entries of a group that are alive and as hot as this.

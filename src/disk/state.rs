@@ -1,18 +1,19 @@
 //! What the threads of the disk tier share.
 //!
-//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log`; `catalog`, `health`, `graces` and `life` are taken alone
-//! or last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `catalog` or `health` is held.
+//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log` or `intake`; `catalog`, `health`,
+//! `graces` and `life` are taken alone or last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `catalog` or `health` is held.
 //! Readers hold `bulk` shared for one read; the writer takes it alone only to drop or replace the handle, so that the
 //! process never has the file open twice.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
 use super::backend::{Fault, Limits};
 use super::bulk::Bulk;
 use super::catalog::{Catalog, Look};
+use super::intake::Intake;
 use super::log::MarkLog;
 use super::marks::Marks;
 use super::queue::{Op, Queue};
@@ -30,10 +31,15 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
     /// Raised by whoever deletes or invalidates, before it is durable.
     pub(crate) marks: RwLock<Marks>,
-    pub(crate) queue: Mutex<Queue>,
-    /// Taken with `queue` held, so that no batch is taken or ended between a mark and its put.
+    /// Nothing with a sequence from here on is dead: no less than any mark, and raised before the mark is.
+    highest_mark: AtomicU64,
+    /// Before the queue: see [`Shared::queue`].
+    pub(crate) intake: Mutex<Intake>,
+    queue: Mutex<Queue>,
+    /// A mark is left after its put is in the queue: a batch that is taken in between has the put in it, and one that is
+    /// taken before has turned the log.
     pub(crate) log: Mutex<MarkLog>,
-    /// Wakes the writer.
+    /// Wakes the writer, which waits with `intake`.
     pub(crate) wake: Condvar,
     /// Wakes who waits for a batch to end.
     pub(crate) ended: Condvar,
@@ -97,12 +103,15 @@ impl Shared {
         clock: Clock,
         log: MarkLog,
     ) -> Self {
+        let intake = Intake::new(options.queue_bytes_max, options.commit_bytes());
         Self {
             dir,
             options,
             limits,
             clock,
             marks: RwLock::default(),
+            highest_mark: AtomicU64::new(0),
+            intake: Mutex::new(intake),
             queue: Mutex::default(),
             log: Mutex::new(log),
             wake: Condvar::new(),
@@ -122,6 +131,50 @@ impl Shared {
         }
     }
 
+    /// The queue, with all that has arrived before.
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        let mut queue = self.queue.lock();
+        let mut intake = self.intake.lock();
+        queue.arrive(intake.take());
+        intake.set_queued(queue.pending_bytes());
+        drop(intake);
+        queue
+    }
+
+    /// Lets go of the queue; whether what waits now is news to a writer that knew of `before_bytes`.
+    pub(crate) fn release(&self, queue: MutexGuard<'_, Queue>, before_bytes: u64) -> bool {
+        let mut intake = self.intake.lock();
+        intake.set_queued(queue.pending_bytes());
+        let is_news = intake.is_news(before_bytes);
+        drop(intake);
+        drop(queue);
+        is_news
+    }
+
+    /// Has the writer look at its plans.
+    pub(crate) fn ring(&self) {
+        // It looks with this lock held until it waits, so it either sees what was changed or hears this.
+        drop(self.intake.lock());
+        self.wake.notify_all();
+    }
+
+    /// Has the writer write what waits, now.
+    pub(crate) fn hurry(&self) {
+        self.queue().is_urgent = true;
+        self.ring();
+    }
+
+    /// The marks, to be raised; nothing below `sequence` is to be taken for alive unseen from now on.
+    pub(crate) fn marks_for(&self, sequence: u64) -> RwLockWriteGuard<'_, Marks> {
+        self.highest_mark.fetch_max(sequence, Ordering::SeqCst);
+        self.marks.write()
+    }
+
+    /// Whether `entry`, which arrives only now, is dead or may be.
+    pub(crate) fn is_refused(&self, entry: &Entry) -> bool {
+        entry.sequence() < self.highest_mark.load(Ordering::SeqCst) && self.marks.read().is_refused(entry)
+    }
+
     /// Makes the bulk untrusted: nothing is read from it any more, and its name is durably gone. Needs no space.
     pub(crate) fn discard_bulk(&self) -> Result<()> {
         let life = self.life.lock();
@@ -129,8 +182,7 @@ impl Shared {
         // Where another process holds the directory now, the file of that name is not this one's.
         let removed = self.dir.check_held().and_then(|()| self.dir.remove_durably(&self.dir.cache_file()));
         drop(life);
-        self.queue.lock().is_urgent = true;
-        self.wake.notify_all();
+        self.hurry();
         removed
     }
 
@@ -148,11 +200,37 @@ impl Shared {
         drop(life);
         self.catalog.write().clear();
         drop(slot);
-        let mut queue = self.queue.lock();
+        let mut marks = self.marks.write();
+        let mut queue = self.queue();
         queue.forget_removals();
         self.log.lock().clear();
         drop(queue);
+        marks.settle_all();
+        drop(marks);
+        self.trust_index();
         Ok(())
+    }
+
+    /// Nothing is to be removed any more, because what it was to be removed from has been given up.
+    pub(crate) fn forget_removals(&self) {
+        let mut marks = self.marks.write();
+        let mut queue = self.queue();
+        if self.is_discarded() {
+            queue.forget_removals();
+            marks.settle_all();
+        }
+    }
+
+    /// Tells the intake which keys are known, anew, from an index that knows every record.
+    pub(crate) fn trust_index(&self) {
+        let catalog = self.catalog.read();
+        if !catalog.is_whole() {
+            return;
+        }
+        let seen = catalog.seen();
+        drop(catalog);
+        let queue = self.queue();
+        self.intake.lock().trust(seen, queue.keys());
     }
 
     pub(crate) fn is_discarded(&self) -> bool {
@@ -203,8 +281,8 @@ impl Shared {
 
     /// Has the record of a key removed if its sequence is below `below`.
     pub(crate) fn remove(&self, fingerprint: u128, below: u64) {
-        self.queue.lock().push(fingerprint, Op::Remove(below), self.options.queue_bytes_max);
-        self.wake.notify_all();
+        self.queue().push(fingerprint, Op::Remove(below), self.options.queue_bytes_max);
+        self.ring();
     }
 
     /// A record turned out to be damaged.
@@ -215,8 +293,7 @@ impl Shared {
 
     pub(crate) fn report(&self, fault: Fault) {
         *self.reader_fault.lock() = Some(fault);
-        self.queue.lock().is_urgent = true;
-        self.wake.notify_all();
+        self.hurry();
     }
 
     /// Notes that a part is well (`None`) or why it is not; each change is one line in the log and one for listeners.
@@ -251,7 +328,7 @@ impl Shared {
     /// A thread of the tier has died: nobody is to wait for it.
     pub(crate) fn die(&self, thread: &str) {
         self.set_health(Part::Bulk, Some(&format!("the thread {thread} died")));
-        let queue = self.queue.lock();
+        let queue = self.queue();
         self.is_closed.store(true, Ordering::SeqCst);
         drop(queue);
         self.ended.notify_all();

@@ -1,7 +1,7 @@
 //! The thread `hifz-writer`: owns all writing to the bulk.
 //!
-//! It begins by reading the directories into the catalog (`disk/load.rs`). Then it commits what waits at about
-//! [`COMMIT_BYTES`] or every flush interval, whichever comes first, and tidies up with each commit and while nobody
+//! It begins by reading the directories into the catalog (`disk/load.rs`). Then it commits what waits at some megabytes
+//! ([`DiskOptions::commit_bytes`]) or every flush interval, whichever comes first, and tidies up with each commit and while nobody
 //! writes. After any fault the handle is dropped; a file that failed is opened again with backoff, a damaged one goes to
 //! quarantine and another takes its place at once. Meanwhile the queue fills up to its bound and no further. A batch
 //! that failed waits again.
@@ -11,9 +11,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
+#[cfg(doc)]
+use super::DiskOptions;
 use super::backend::Fault;
 use super::batch::Plan;
-use super::bulk::{self, Bulk, Meta};
+use super::bulk::{self, Batch, Bulk, Meta};
 use super::load::load;
 use super::queue::{Op, Ops};
 use super::scribe::Ask;
@@ -32,8 +36,9 @@ pub(crate) struct Writer {
     retry_at: Option<Instant>,
     /// When the notes of all groups were looked at.
     noted_at: Option<Instant>,
-    /// How often in a row the file's own bound was in the way.
-    squeezes: u32,
+    /// How often the file's own bound was in the way at this size of the file.
+    squeezes: u64,
+    squeezed_bytes: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,7 @@ impl Writer {
             retry_at: None,
             noted_at: None,
             squeezes: 0,
+            squeezed_bytes: 0,
         }
     }
 
@@ -65,10 +71,7 @@ impl Writer {
         }
         loop {
             let turn = self.wait();
-            let mut queue = self.shared.queue.lock();
-            let ops = queue.take();
-            self.shared.log.lock().turn();
-            drop(queue);
+            let ops = self.take();
             let outcome = self.step(&ops, turn);
             self.end_batch(&ops, outcome);
             if turn == Turn::Close {
@@ -76,6 +79,18 @@ impl Writer {
                 return;
             }
         }
+    }
+
+    /// Everything that waits. What arrived is filed in steps that others pass between, and the rest of it at once.
+    fn take(&self) -> Arc<Ops> {
+        let mut queue = self.shared.queue();
+        while queue.file_some(FILED_A_STEP) {
+            MutexGuard::bump(&mut queue);
+        }
+        let ops = queue.take();
+        self.shared.intake.lock().set_queued(0);
+        self.shared.log.lock().turn();
+        ops
     }
 
     /// Reads what the open found.
@@ -95,8 +110,9 @@ impl Writer {
     fn wait(&self) -> Turn {
         let flush_interval = self.shared.options.flush_interval;
         let (began, mut first_at) = (monotonic_now(), None);
-        let mut queue = self.shared.queue.lock();
+        let commit_bytes = self.shared.options.commit_bytes();
         loop {
+            let queue = self.shared.queue();
             if queue.is_closing {
                 return Turn::Close;
             }
@@ -106,22 +122,25 @@ impl Writer {
             if queue.is_urgent {
                 return Turn::Write;
             }
+            let has_pending = queue.has_pending();
+            let mut intake = self.shared.intake.lock();
+            drop(queue);
             let now = monotonic_now();
-            if queue.has_pending() && first_at.is_none() {
+            if has_pending && first_at.is_none() {
                 first_at = Some(now);
             }
             let (due_at, turn) = match (self.retry_at, first_at) {
                 (Some(at), _) => (Some(at), Turn::Write),
-                (None, Some(_)) if queue.pending_bytes() >= COMMIT_BYTES => return Turn::Write,
+                (None, Some(_)) if intake.waiting_bytes() >= commit_bytes => return Turn::Write,
                 (None, Some(at)) => (at.checked_add(flush_interval), Turn::Write),
                 (None, None) => (began.checked_add(TIDY_INTERVAL), Turn::Tidy),
             };
             match due_at {
                 Some(due_at) if due_at <= now => return turn,
                 Some(due_at) => {
-                    self.shared.wake.wait_for(&mut queue, due_at - now);
+                    self.shared.wake.wait_for(&mut intake, due_at - now);
                 }
-                None => self.shared.wake.wait(&mut queue),
+                None => self.shared.wake.wait(&mut intake),
             }
         }
     }
@@ -133,18 +152,66 @@ impl Writer {
         }
         self.shared.dir.check_held().map_err(|error| Fault::Failed(error.chain()))?;
         self.ensure_bulk()?;
-        let budget_bytes = bulk::budget_bytes(self.shared.limits.file_bytes_max.bytes()) >> self.squeezes;
-        let mut waiting: Vec<(u128, &Op)> = ops.iter().map(|(fingerprint, op)| (*fingerprint, op)).collect();
-        waiting.sort_unstable_by_key(|(_, op)| op.sequence());
-        let mut rest = waiting.as_slice();
+        let budget_bytes = self.budget_bytes();
+        let bytes = ops.as_slice().iter().map(|(_, op)| op.bytes()).sum();
+        self.make_room(bytes, budget_bytes)?;
+        let mut rest = ops.as_slice();
         loop {
             let (chunk, bytes, left) = split_chunk(rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
             rest = left;
             self.write(chunk, bytes, budget_bytes, turn)?;
             if rest.is_empty() {
-                return Ok(());
+                break;
             }
         }
+        if self.file_bytes() > self.shared.limits.file_bytes_max.bytes() && turn != Turn::Close {
+            self.shrink()?;
+        }
+        Ok(())
+    }
+
+    /// In a file that has no free pages and may not grow, what goes must have gone before anything can come.
+    fn make_room(&mut self, bytes: u64, budget_bytes: u64) -> Result<(), Fault> {
+        let stored_bytes = self.shared.catalog.read().sums.stored_bytes;
+        if stored_bytes + bytes <= budget_bytes || stored_bytes <= self.file_bytes() / 8 * 7 {
+            return Ok(());
+        }
+        self.write(&[], bytes, budget_bytes, Turn::Write)?;
+        // What one transaction frees can be used by the next but one.
+        let slot = self.shared.bulk.read();
+        match (slot.as_ref(), self.meta) {
+            (Some(bulk), Some(meta)) => bulk.commit(&Batch::default(), &meta),
+            _ => Ok(()),
+        }
+    }
+
+    /// The bound was lowered below what the file takes: its free pages go back to the system, now that what it holds
+    /// fits. Whoever asks for a record meanwhile is told that there is none, instead of waiting.
+    fn shrink(&mut self) -> Result<(), Fault> {
+        let Some(mut bulk) = self.shared.bulk.write().take() else { return Ok(()) };
+        let began = monotonic_now();
+        bulk.compact()?;
+        *self.shared.bulk.write() = Some(bulk);
+        let (file_bytes, bytes_max) = (self.file_bytes(), self.shared.limits.file_bytes_max.bytes());
+        tracing::info!(file_bytes, bytes_max, elapsed = ?began.elapsed(), "cache.redb was made smaller");
+        if file_bytes > bytes_max {
+            return Err(Fault::Failed(format!("{} {bytes_max} bytes", super::backend::BOUND_REACHED)));
+        }
+        Ok(())
+    }
+
+    /// What the rows may take, less by an eighth for every time that their pages did not fit.
+    fn budget_bytes(&mut self) -> u64 {
+        let (file_bytes, bytes_max) = (self.file_bytes(), self.shared.limits.file_bytes_max.bytes());
+        if file_bytes != self.squeezed_bytes {
+            self.squeezes = 0;
+        }
+        let budget_bytes = bulk::budget_bytes(bytes_max, file_bytes);
+        budget_bytes - budget_bytes / 8 * self.squeezes
+    }
+
+    fn file_bytes(&self) -> u64 {
+        std::fs::metadata(self.shared.dir.cache_file()).map_or(0, |metadata| metadata.len())
     }
 
     fn write(&mut self, chunk: Waiting<'_>, bytes: u64, budget_bytes: u64, turn: Turn) -> Result<(), Fault> {
@@ -167,7 +234,7 @@ impl Writer {
             match op {
                 // It would not fit beside anything else.
                 Op::Put(entry) if entry.weight() as u64 > budget_bytes / 4 => {
-                    plan.apply(*fingerprint, &Op::Remove(entry.sequence()))?;
+                    plan.apply(*fingerprint, &Op::Remove(entry.sequence().saturating_add(1)))?;
                 }
                 op => plan.apply(*fingerprint, op)?,
             }
@@ -246,6 +313,7 @@ impl Writer {
     fn drop_bulk(&mut self, fault: &Fault) {
         *self.shared.bulk.write() = None;
         self.meta = None;
+        self.shared.intake.lock().doubt();
         self.shared.catalog.write().lose();
         self.shared.tell_loaded();
         self.shared.set_health(Part::Bulk, Some(fault.reason()));
@@ -259,7 +327,7 @@ impl Writer {
             Ok(()) => self.settle(ops),
             Err(fault) => {
                 self.fail(&fault);
-                self.shared.queue.lock().give_back(fault.reason());
+                self.shared.queue().give_back(fault.reason());
             }
         }
         self.shared.ended.notify_all();
@@ -278,10 +346,16 @@ impl Writer {
     fn close(&mut self) {
         let Some(mut bulk) = self.shared.bulk.write().take() else { return };
         let live_bytes = self.shared.catalog.read().sums.live_bytes;
-        let file_bytes = std::fs::metadata(self.shared.dir.cache_file()).map_or(0, |metadata| metadata.len());
-        let is_worth =
-            file_bytes > live_bytes + live_bytes / 3 + COMPACT_BYTES_MIN && live_bytes <= COMPACT_BYTES_MAX;
-        if is_worth && let Err(fault) = bulk.compact() {
+        let is_large = self.file_bytes() > live_bytes + live_bytes / 3 + COMPACT_BYTES_MIN;
+        // From a smaller size its doublings may end further below the bound: what lives must still fit.
+        let bytes_max = self.shared.limits.file_bytes_max.bytes();
+        let has_room =
+            bulk::budget_bytes(bytes_max, live_bytes + live_bytes / 16) > live_bytes + live_bytes / 8;
+        if is_large
+            && has_room
+            && live_bytes <= COMPACT_BYTES_MAX
+            && let Err(fault) = bulk.compact()
+        {
             tracing::warn!(reason = fault.reason(), "cache.redb keeps its size");
         }
     }
@@ -289,6 +363,7 @@ impl Writer {
     /// The rows fit but their pages did not: make room in steps, and when that does not help, start again.
     fn squeeze(&mut self) {
         self.squeezes += 1;
+        self.squeezed_bytes = self.file_bytes();
         if self.squeezes > SQUEEZES_MAX {
             self.squeezes = 0;
             self.set_aside("it cannot be kept within its bound");
@@ -296,22 +371,29 @@ impl Writer {
     }
 
     fn settle(&mut self, ops: &Ops) {
-        (self.backoff, self.retry_at, self.squeezes) = (BACKOFF_MIN, None, 0);
+        (self.backoff, self.retry_at) = (BACKOFF_MIN, None);
         let shared = &self.shared;
-        let mut marks = shared.marks.write();
+        let marks = shared.marks.read();
         let filled: Vec<_> = ops
+            .as_slice()
             .iter()
-            .filter(|(fingerprint, _)| marks.has_grave(**fingerprint))
+            .filter(|(fingerprint, _)| marks.has_grave(*fingerprint))
             .map(|(fingerprint, op)| (*fingerprint, op.sequence()))
             .collect();
-        let mut queue = shared.queue.lock();
+        drop(marks);
+        let mut queue = shared.queue();
         queue.finish();
         shared.log.lock().settle();
-        if !queue.has_pending() {
-            marks.forget_settled();
-        }
         drop(queue);
-        drop(marks);
+        for filled in filled.chunks(FILED_A_STEP) {
+            let mut marks = shared.marks.write();
+            for (fingerprint, sequence) in filled {
+                marks.settle(*fingerprint, *sequence);
+            }
+        }
+        if shared.intake.lock().is_crowded() {
+            shared.trust_index();
+        }
         shared.set_health(Part::Bulk, None);
         if !filled.is_empty()
             && self.scribe.send(Ask::Fill(filled, self.meta.map_or(0, |meta| meta.commit))).is_err()
@@ -328,8 +410,8 @@ pub(crate) fn new_store_id(shared: &Shared) -> u64 {
     RandomState::new().hash_one((shared.clock.now(), std::process::id())).max(1)
 }
 
-/// Operations in the order of their sequences.
-type Waiting<'o> = &'o [(u128, &'o Op)];
+/// Operations in the order in which they came.
+type Waiting<'o> = &'o [(u128, Op)];
 
 /// As many operations as come to about `bytes_max`, at least one; how much they are, and the rest.
 fn split_chunk(ops: Waiting<'_>, bytes_max: u64) -> (Waiting<'_>, u64, Waiting<'_>) {
@@ -345,13 +427,13 @@ fn split_chunk(ops: Waiting<'_>, bytes_max: u64) -> (Waiting<'_>, u64, Waiting<'
     (chunk, bytes, rest)
 }
 
-/// A commit is worth its fsyncs from about here.
-pub(crate) const COMMIT_BYTES: u64 = 1 << 20;
+/// So many of what has arrived are filed, and so many graves settled, under one lock.
+const FILED_A_STEP: usize = 512;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-const SQUEEZES_MAX: u32 = 3;
+const SQUEEZES_MAX: u64 = 6;
 
 /// What a record takes in the catalog, about.
 const RECORD_INDEX_BYTES: u64 = 14;

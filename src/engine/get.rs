@@ -38,8 +38,8 @@ impl Cache {
         let (state, begun) = (self.state(), Counters::begin());
         let mut found = state.find(key);
         if found.is_err() && state.disk.as_ref().is_some_and(|disk| disk.may_contain(key)) {
-            let (state, key) = (self.0.state.clone(), key.to_key());
-            found = blocking::unblock(move || read::get(&state, key.as_key_ref())).await;
+            let key = key.to_key();
+            found = self.shared_state().look_at_disk(move |state| read::get(state, key.as_key_ref())).await;
         }
         Ok(self.counted(key, begun, found))
     }

@@ -69,6 +69,8 @@ pub(super) struct State {
     pub(super) flushes_writes: bool,
     /// Whether anything is ever waited for: any durability but `none`.
     pub(super) flushes_at_all: bool,
+    /// Bounds how many callers that must not block look at the disk at once, each on a thread of its own.
+    disk_looks: Arc<Semaphore>,
     /// Bounds how many loads ask a source at once.
     pub(super) loads: Semaphore,
     /// How many those are.
@@ -133,6 +135,7 @@ impl State {
             entries_max: parts.entries_max,
             flushes_writes: parts.flushes_writes,
             flushes_at_all: parts.flushes_at_all,
+            disk_looks: Arc::new(Semaphore::new(DISK_LOOKS_MAX)),
             loads: Semaphore::new(parts.loads_max),
             loads_max: parts.loads_max,
             charged_bytes: AtomicU64::new(0),
@@ -191,8 +194,25 @@ impl State {
         if !self.disk.as_ref()?.may_contain(key) {
             return None;
         }
-        let (state, key) = (self.clone(), key.to_key());
-        blocking::unblock(move || state.disk.as_ref()?.get(key.as_key_ref())).await
+        let key = key.to_key();
+        self.look_at_disk(move |state| state.disk.as_ref()?.get(key.as_key_ref())).await
+    }
+
+    /// Runs `look` on a thread that may block. So many at once; the others wait here, without a thread, and those who
+    /// give up meanwhile have cost none.
+    pub(super) async fn look_at_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> T {
+        let state = self.clone();
+        // The semaphore is never closed; without a permit it is only not counted.
+        let permit = self.disk_looks.clone().acquire_owned().await.ok();
+        blocking::unblock(move || {
+            let found = look(&state);
+            drop(permit);
+            found
+        })
+        .await
     }
 
     /// The tiers, to be told of graces.
@@ -313,5 +333,39 @@ impl State {
     }
 }
 
+/// More than any disk does at once, and few enough that their threads cost little memory.
+const DISK_LOOKS_MAX: usize = 32;
+
 /// So many writes of different keys go on beside each other.
 const TURNS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use futures_lite::future::{block_on, poll_once};
+
+    use super::*;
+    use crate::{Cache, DataDir};
+
+    #[test]
+    fn so_many_look_at_the_disk_at_once_and_memory_answers_meanwhile() {
+        let temp = tempfile::tempdir().unwrap();
+        let open = || {
+            let directory = DataDir::open(temp.path()).unwrap();
+            Cache::builder().memory(4 << 20).max_entries(Some(1)).data_dir(directory).open().unwrap()
+        };
+        let cache = open();
+        cache.set("a:1", "on disk").unwrap();
+        cache.flush().unwrap();
+        cache.set("a:2", "in memory").unwrap();
+        let looks = cache.state().disk_looks.clone();
+        let all = looks.clone().try_acquire_many_owned(u32::try_from(DISK_LOOKS_MAX).unwrap()).unwrap();
+        block_on(async {
+            let mut waits = Box::pin(cache.get_async("a:1"));
+            assert!(poll_once(&mut waits).await.is_none(), "it has no thread");
+            assert!(poll_once(cache.get_async("a:2")).await.unwrap().unwrap().is_some());
+            drop(all);
+            assert_eq!(waits.await.unwrap().unwrap().body(), b"on disk");
+        });
+        assert_eq!(looks.available_permits(), DISK_LOOKS_MAX);
+    }
+}

@@ -1,0 +1,238 @@
+//! Where two things meet: moved deadlines and a full queue, removals and overwrites, tidying and recovery, a bound that
+//! is lowered.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
+
+use super::backend::Fuse;
+use super::{Disk, DiskOptions, DiskState, Durability, Floor, open};
+use crate::clock::{Clock, Timestamp};
+use crate::datadir::DataDir;
+use crate::entry::{Entry, Parts};
+use crate::key::{Key, KeyRef};
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+fn options() -> DiskOptions {
+    DiskOptions {
+        bytes_max: 64 << 20,
+        durability: Durability::Interval,
+        // Never by itself: each test says when.
+        flush_interval: Duration::from_hours(1),
+        queue_bytes_max: 1 << 20,
+        index_bytes_max: 8 << 20,
+    }
+}
+
+fn open_with(path: &Path, options: DiskOptions, fuse: Fuse) -> (Disk, u64) {
+    let (disk, truth) = open::open(&DataDir::open(path).unwrap(), options, Clock::manual(NOW), fuse).unwrap();
+    (disk, truth.first_sequence)
+}
+
+fn open_at(path: &Path) -> (Disk, u64) {
+    open_with(path, options(), Fuse::none())
+}
+
+fn key(text: &str) -> KeyRef<'_> {
+    KeyRef::parse(text).unwrap()
+}
+
+fn until(text: &str, body: &[u8], sequence: u64, seconds: u64) -> Entry {
+    let expires_at = NOW.after(Duration::from_secs(seconds));
+    Entry::new(key(text), &Parts { head: b"", body, tags: &[], stored_at: NOW, expires_at, sequence })
+}
+
+fn delete(disk: &Disk, text: &str, sequence: u64) {
+    disk.delete(&[Key::parse(text).unwrap()], sequence).unwrap();
+}
+
+/// The files as a kill at this instant would leave them.
+fn killed_copy(from: &Path) -> tempfile::TempDir {
+    let to = tempfile::tempdir().unwrap();
+    for name in ["cache.redb", "cache-truth.redb", "cache-marks-0.log", "cache-marks-1.log"] {
+        if from.join(name).exists() {
+            fs::copy(from.join(name), to.path().join(name)).unwrap();
+        }
+    }
+    to
+}
+
+/// Until when the record of `key` is kept after a kill at this instant.
+fn deadline_after_kill(path: &Path, text: &str) -> Option<Timestamp> {
+    let killed = killed_copy(path);
+    open_at(killed.path()).0.get(key(text)).map(|entry| entry.expires_at())
+}
+
+#[test]
+fn a_deadline_that_was_moved_nearer_never_gives_way_to_the_later_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:nearer", b"value", first, 1000));
+    disk.put(&until("a:over", b"value", first + 1, 1000));
+    disk.put(&until("a:full", b"value", first + 2, 1000));
+    disk.flush().unwrap();
+    // The same writes with other deadlines.
+    disk.put(&until("a:nearer", b"value", first, 10));
+    disk.put(&until("a:over", b"value", first + 1, 0));
+    for number in 0..200 {
+        disk.put(&until(&format!("b:{number}"), &[0; 10_000], first + 10 + number, 1000));
+    }
+    assert!(disk.status().dropped > 0);
+    disk.put(&until("a:full", b"value", first + 2, 10));
+    disk.flush().unwrap();
+    let soon = Some(NOW.after(Duration::from_secs(10)));
+    assert_eq!(deadline_after_kill(temp.path(), "a:nearer"), soon);
+    assert_eq!(deadline_after_kill(temp.path(), "a:over"), None, "it was over before it was written");
+    assert!(deadline_after_kill(temp.path(), "a:full").is_none_or(|at| Some(at) == soon));
+}
+
+#[test]
+fn a_write_that_comes_too_late_to_be_kept_takes_what_is_older_with_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 1000));
+    disk.flush().unwrap();
+    // More deletes than are remembered, all later than the write that comes now.
+    for part in 0..5 {
+        let keys: Vec<Key> =
+            (0..16_384).map(|number| Key::parse(&*format!("d{part}:{number}")).unwrap()).collect();
+        disk.delete(&keys, first + 100 + part).unwrap();
+        disk.flush().unwrap();
+    }
+    disk.put(&until("a:1", b"new", first + 1, 1000));
+    assert_eq!(disk.status().refused, 1);
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "its mark is left at once");
+    disk.flush().unwrap();
+    assert!(disk.get(key("a:1")).is_none());
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None);
+}
+
+#[test]
+fn an_overwrite_after_a_removal_that_was_not_written_leaves_its_mark() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 1000));
+    disk.flush().unwrap();
+    disk.forget(key("a:1"), first + 1);
+    disk.put(&until("a:1", b"new", first + 2, 1000));
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the older value does not come back");
+    disk.flush().unwrap();
+    assert_eq!(disk.get(key("a:1")).unwrap().body(), b"new");
+}
+
+#[test]
+fn what_is_moved_while_it_is_recovered_is_recovered_all_the_same() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    // Many small groups, which tidying joins.
+    for number in 0..=30 {
+        disk.put(&until(&format!("a:{number}"), &[1; 2000], first + number, 1000));
+        disk.flush().unwrap();
+    }
+    disk.close().unwrap();
+    drop(disk);
+    let (disk, again) = open_at(temp.path());
+    let mut seen = Vec::new();
+    disk.recover(&mut |entry| {
+        if seen.is_empty() {
+            // Enough more of them that all are written anew, now.
+            for number in 0..40 {
+                disk.put(&until(&format!("b:{number}"), &[1; 2000], again + number, 1000));
+                disk.flush().unwrap();
+            }
+        }
+        seen.push(entry.sequence() - first);
+        ControlFlow::Continue(())
+    });
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, (0..=30).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_bound_that_is_lowered_holds_soon_and_what_was_written_last_stays() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = DiskOptions { queue_bytes_max: 8 << 20, ..options() };
+    let (disk, first) = open_with(temp.path(), options.clone(), Fuse::none());
+    let fill = |disk: &Disk, from: u64, to: u64| {
+        for number in from..to {
+            disk.put(&until(&format!("a:{number}"), &vec![1; 20_000], first + number, 1000));
+            if number % 100 == 0 {
+                disk.flush().unwrap();
+            }
+        }
+        disk.flush().unwrap();
+    };
+    fill(&disk, 0, 1200);
+    assert!(disk.status().file_bytes > 24 << 20);
+    disk.set_bytes_max(16 << 20);
+    disk.tidy().unwrap();
+    let status = disk.status();
+    assert!(status.file_bytes <= 16 << 20 && status.live_bytes > 6 << 20, "{status:?}");
+    assert_eq!(status.state, DiskState::Healthy);
+    assert!(disk.get(key("a:1199")).is_some() && disk.get(key("a:0")).is_none());
+    fill(&disk, 1200, 2400);
+    let status = disk.status();
+    assert!(status.file_bytes <= 16 << 20 && status.live_bytes > 6 << 20, "{status:?}");
+    assert!(disk.get(key("a:2399")).is_some());
+    disk.close().unwrap();
+    drop(disk);
+    // The same for a bound that was lowered while nothing ran.
+    let options = DiskOptions { bytes_max: 8 << 20, ..options };
+    let (disk, _) = open_with(temp.path(), options, Fuse::none());
+    disk.tidy().unwrap();
+    assert!(disk.status().file_bytes <= 8 << 20, "{:?}", disk.status());
+    assert!(disk.get(key("a:2399")).is_some());
+}
+
+#[test]
+fn a_nearly_full_file_is_still_full_after_a_stop_and_a_start() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = DiskOptions { bytes_max: 40 << 20, queue_bytes_max: 8 << 20, ..options() };
+    let (disk, first) = open_with(temp.path(), options.clone(), Fuse::none());
+    for number in 0..1100 {
+        disk.put(&until(&format!("a:{number}"), &vec![1; 20_000], first + number, 1000));
+        if number % 100 == 0 {
+            disk.flush().unwrap();
+        }
+    }
+    disk.close().unwrap();
+    drop(disk);
+    let (disk, again) = open_with(temp.path(), options, Fuse::none());
+    let before = disk.status();
+    for number in 0..20 {
+        disk.put(&until(&format!("b:{number}"), &vec![1; 20_000], again + number, 1000));
+        disk.flush().unwrap();
+    }
+    disk.tidy().unwrap();
+    let after = disk.status();
+    assert_eq!((before.evicted, after.evicted), (0, 0), "{after:?}");
+    assert_eq!(after.state, DiskState::Healthy);
+}
+
+#[test]
+fn deletes_while_the_disk_fails_are_bounded_and_give_the_file_up_in_the_end() {
+    let temp = tempfile::tempdir().unwrap();
+    let fuse = Fuse::none();
+    let options = DiskOptions { queue_bytes_max: 64 << 10, ..options() };
+    let (disk, first) = open_with(temp.path(), options, fuse.clone());
+    disk.put(&until("a:1", b"old", first, 1000));
+    disk.flush().unwrap();
+    fuse.set(0);
+    for number in 0..4000 {
+        disk.put(&until(&format!("c:{number}"), b"new", first + 10 + number, 1000));
+        delete(&disk, &format!("c:{number}"), first + 10_000 + number);
+    }
+    let status = disk.status();
+    assert!(status.queued_bytes <= 2 * (64 << 10), "{status:?}");
+    assert!(disk.get(key("a:1")).is_none_or(|entry| entry.body() == b"old"));
+    fuse.set(u64::MAX);
+    disk.put(&until("a:2", b"after", first + 20_000, 1000));
+    disk.flush().or_else(|_| disk.flush()).unwrap();
+    assert_eq!(disk.status().state, DiskState::Healthy);
+    assert_eq!(disk.get(key("a:2")).unwrap().body(), b"after");
+    disk.raise(Floor::All, first + 30_000).unwrap();
+    assert!(disk.get(key("a:2")).is_none());
+}

@@ -1,0 +1,245 @@
+//! Where a put ends that is the first of its key: one short lock, a push, and nothing looked up.
+//!
+//! It keeps a bit for each key that was ever put or lies in the file. A key without its bit is nowhere yet, so a put of
+//! it needs no mark and has nothing to replace: that is the common case, and here it is done. Any other key is a matter
+//! for the queue (`disk/queue.rs`), which takes over what has arrived whenever somebody looks into it. Bits are never
+//! taken back, except that the writer makes them anew from the index when they have become too many; a bit too many
+//! costs time, a bit too few would bring an older value back.
+
+use super::record::fingerprint;
+use crate::entry::Entry;
+
+/// What has arrived and is in no map yet.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    arrived: Vec<Entry>,
+    arrived_bytes: u64,
+    /// What the queue holds that waits to be written.
+    queued_bytes: u64,
+    bytes_max: u64,
+    /// A batch is worth its fsyncs from here.
+    commit_bytes: u64,
+    seen: Seen,
+    /// Whether a missing bit means anything: not before the file's records are known.
+    is_certain: bool,
+}
+
+/// What became of a put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arrived {
+    /// It waits, and the writer's plans are the same as before.
+    Waits,
+    /// It waits, and the writer should look: there was nothing before, or now there is enough for a batch.
+    IsNews,
+    /// It must go through the queue.
+    Unsettled,
+}
+
+impl Intake {
+    pub(crate) fn new(bytes_max: u64, commit_bytes: u64) -> Self {
+        Self {
+            arrived: Vec::new(),
+            arrived_bytes: 0,
+            queued_bytes: 0,
+            bytes_max,
+            commit_bytes,
+            seen: Seen::with_room(0),
+            is_certain: false,
+        }
+    }
+
+    /// Takes a put in, if nothing older of its key may be anywhere.
+    pub(crate) fn put(&mut self, fingerprint: u128, entry: &Entry) -> Arrived {
+        let bytes = entry.weight() as u64;
+        let before_bytes = self.waiting_bytes();
+        let is_first = self.seen.is_first(order(fingerprint)) && self.is_certain;
+        if !is_first || before_bytes + bytes > self.bytes_max {
+            return Arrived::Unsettled;
+        }
+        self.arrived.push(entry.clone());
+        self.arrived_bytes += bytes;
+        if self.is_news(before_bytes) { Arrived::IsNews } else { Arrived::Waits }
+    }
+
+    /// Whether what waits now is news to a writer that knew of `before_bytes`.
+    pub(crate) fn is_news(&self, before_bytes: u64) -> bool {
+        before_bytes == 0 || (before_bytes < self.commit_bytes && self.waiting_bytes() >= self.commit_bytes)
+    }
+
+    /// Whether nothing of the key may be anywhere.
+    pub(crate) fn is_unknown(&self, fingerprint: u128) -> bool {
+        self.is_certain && !self.seen.has(order(fingerprint))
+    }
+
+    /// What has arrived since the last call.
+    pub(crate) fn take(&mut self) -> Vec<Entry> {
+        self.arrived_bytes = 0;
+        let next = Vec::with_capacity(self.arrived.len().min(ROOM_MAX));
+        std::mem::replace(&mut self.arrived, next)
+    }
+
+    /// The queue says what it holds.
+    pub(crate) fn set_queued(&mut self, bytes: u64) {
+        self.queued_bytes = bytes;
+    }
+
+    /// What waits to be written in all.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.queued_bytes + self.arrived_bytes
+    }
+
+    /// From now on anything may be in the file.
+    pub(crate) fn doubt(&mut self) {
+        self.is_certain = false;
+    }
+
+    /// Takes over bits that were made anew, with those of keys that wait.
+    pub(crate) fn trust(&mut self, mut seen: Seen, waiting: impl Iterator<Item = u128>) {
+        for fingerprint in waiting.chain(self.arrived.iter().map(|entry| fingerprint(entry.key()))) {
+            seen.is_first(order(fingerprint));
+        }
+        self.seen = seen;
+        self.is_certain = true;
+    }
+
+    /// Whether so many bits are set that new keys look known too often.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_certain && self.seen.is_crowded()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.seen.words.len() * 8 + self.arrived.capacity() * size_of::<Entry>()) as u64
+    }
+}
+
+/// Which keys have been seen, by what the index tells apart of them: each sets [`BITS`] bits of one word.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    words: Box<[u64]>,
+    keys: u64,
+}
+
+impl Seen {
+    /// Room for so many keys, and for as many to come.
+    pub(crate) fn with_room(keys: u64) -> Self {
+        let words = (keys.saturating_mul(2) / KEYS_A_WORD).next_power_of_two().clamp(WORDS_MIN, WORDS_MAX);
+        Self { words: vec![0; usize::try_from(words).unwrap_or(1)].into_boxed_slice(), keys: 0 }
+    }
+
+    /// Notes a key; whether it had not been seen for certain.
+    pub(crate) fn is_first(&mut self, order: u64) -> bool {
+        let (at, bits) = self.place(order);
+        let Some(word) = self.words.get_mut(at) else { return false };
+        let is_first = *word & bits != bits;
+        *word |= bits;
+        self.keys += u64::from(is_first);
+        is_first
+    }
+
+    fn has(&self, order: u64) -> bool {
+        let (at, bits) = self.place(order);
+        self.words.get(at).is_none_or(|word| word & bits == bits)
+    }
+
+    fn place(&self, order: u64) -> (usize, u64) {
+        // The upper bits of a product depend on all of the key's.
+        let hash = order.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let at = (u128::from(hash) * self.words.len() as u128) >> 64;
+        let more = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
+        let bits = (0..BITS).fold(0, |bits, number| bits | 1 << (more >> (58 - 6 * number) & 63));
+        (usize::try_from(at).unwrap_or(usize::MAX), bits)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let words = self.words.len() as u64;
+        self.keys > words * KEYS_A_WORD && words < WORDS_MAX
+    }
+}
+
+fn order(fingerprint: u128) -> u64 {
+    super::index::order(super::state::half(fingerprint))
+}
+
+/// What arrives next is made room for as if it were like the last, up to so many.
+const ROOM_MAX: usize = 1 << 16;
+
+/// With one key more than that in each word, about one new key in thirty looks known.
+const KEYS_A_WORD: u64 = 6;
+
+const BITS: u32 = 3;
+
+/// 512 kB, of which only what is used becomes resident.
+const WORDS_MIN: u64 = 1 << 16;
+
+/// 32 MB: beyond some 25 million keys new ones look known more often.
+const WORDS_MAX: u64 = 1 << 22;
+
+#[cfg(test)]
+mod tests {
+    use super::Arrived::{IsNews as News, Unsettled, Waits};
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::entry::Parts;
+    use crate::key::KeyRef;
+
+    fn entry(number: u64) -> (u128, Entry) {
+        let key = format!("k:{number}");
+        let (stored_at, expires_at) = (Timestamp::from_millis(0), Timestamp::NEVER);
+        let parts = Parts { head: b"", body: b"", tags: &[], stored_at, expires_at, sequence: number };
+        let entry = Entry::new(KeyRef::parse(&key).unwrap(), &parts);
+        (fingerprint(entry.key()), entry)
+    }
+
+    fn certain(bytes_max: u64, commit_bytes: u64) -> Intake {
+        let mut intake = Intake::new(bytes_max, commit_bytes);
+        intake.trust(Seen::with_room(0), std::iter::empty());
+        intake
+    }
+
+    #[test]
+    fn only_the_first_put_of_a_key_is_settled_here() {
+        let mut intake = certain(1000, 500);
+        let (fingerprint, one) = entry(1);
+        assert!(intake.is_unknown(fingerprint));
+        assert_eq!(intake.put(fingerprint, &one), Arrived::IsNews);
+        assert!(!intake.is_unknown(fingerprint));
+        assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled);
+        assert_eq!(intake.take().len(), 1);
+        assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled, "it may have been written meanwhile");
+        let mut uncertain = Intake::new(1000, 500);
+        assert_eq!(uncertain.put(fingerprint, &one), Arrived::Unsettled);
+        uncertain.trust(Seen::with_room(0), std::iter::once(fingerprint));
+        assert_eq!(uncertain.put(fingerprint, &one), Arrived::Unsettled, "it waits in the queue");
+    }
+
+    #[test]
+    fn the_bound_holds_and_the_writer_hears_of_what_changes_its_plans() {
+        let weight = entry(0).1.weight() as u64;
+        let mut intake = certain(4 * weight, 3 * weight);
+        let outcomes: Vec<Arrived> = (0..5)
+            .map(|number| {
+                let (fingerprint, entry) = entry(number);
+                intake.put(fingerprint, &entry)
+            })
+            .collect();
+        assert_eq!(outcomes, [News, Waits, News, Waits, Unsettled]);
+        assert_eq!(intake.waiting_bytes(), 4 * weight);
+    }
+
+    #[test]
+    fn new_keys_rarely_look_known_until_it_is_crowded() {
+        let mut seen = Seen::with_room(200_000);
+        let known = |number: u64| order(entry(number).0);
+        let collided = (0..200_000).filter(|number| !seen.is_first(known(*number))).count();
+        assert!(collided < 1000 && !seen.is_crowded(), "{collided}");
+        assert!((0..200_000).all(|number| seen.has(known(number))));
+        let strangers = (200_000..220_000).filter(|number| seen.has(known(*number))).count();
+        assert!(strangers < 400, "{strangers}");
+        let mut next = 200_000;
+        while !seen.is_crowded() {
+            seen.is_first(known(next));
+            next += 1;
+        }
+        assert!((780_000..1_000_000).contains(&next), "{next}");
+    }
+}
