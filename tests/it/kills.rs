@@ -1,7 +1,9 @@
 //! `kill -9` at random instants: a process of its own writes, deletes and invalidates without pause and says what was
 //! acknowledged; what the next one finds must be no older. Sometimes the next one is killed while it still recovers.
 //!
-//! `HIFZ_KILLS` says how often; a few times by default.
+//! `HIFZ_KILLS` says how often; a few times by default. `kills/server.rs` does the same to the server, over HTTP.
+
+mod server;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
