@@ -7,6 +7,7 @@
 //! opened again by the next call. It never makes a file where there was one, and never moves one away.
 //! Knows nothing of surahs.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Display};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -33,6 +34,8 @@ pub(super) struct Database {
     handle: Mutex<Option<Arc<Redb>>>,
     /// Device and inode of the file, once it stands at its place: a change must not go to a file that has lost its name.
     identity: OnceLock<(u64, u64)>,
+    /// The places of damaged documents that somebody met, for health; some may have been mended since.
+    met: Mutex<BTreeSet<String>>,
 }
 
 impl Database {
@@ -43,6 +46,7 @@ impl Database {
             file: file.to_owned(),
             handle: Mutex::new(Some(Arc::new(handle))),
             identity: OnceLock::new(),
+            met: Mutex::default(),
         };
         database.note_identity()?;
         Ok(database)
@@ -58,6 +62,7 @@ impl Database {
             file: file.to_owned(),
             handle: Mutex::new(Some(Arc::new(handle))),
             identity: OnceLock::new(),
+            met: Mutex::default(),
         };
         database.write(seed)?;
         std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
@@ -162,7 +167,35 @@ impl Database {
                 *handle = None;
             }
         }
+        if let Err(error) = &outcome
+            && error.kind() == ErrorKind::ContentDamaged
+            && let Some(place) = error.place().filter(|place| *place != BOOKMARKS_PLACE)
+        {
+            self.note_damaged(place);
+        }
         outcome
+    }
+
+    /// Somebody met a damaged document.
+    pub(super) fn note_damaged(&self, place: &str) {
+        let mut met = self.met.lock();
+        if met.len() < MET_MAX {
+            met.insert(place.to_owned());
+        }
+    }
+
+    /// The damaged documents that somebody met and that `is_damaged` finds damaged still; the others are forgotten.
+    pub(super) fn met_damaged(&self, is_damaged: impl Fn(&str) -> Result<bool>) -> Result<Vec<String>> {
+        let met: Vec<String> = self.met.lock().iter().cloned().collect();
+        let mut damaged = Vec::new();
+        for place in met {
+            if is_damaged(&place)? {
+                damaged.push(place);
+            } else {
+                self.met.lock().remove(&place);
+            }
+        }
+        Ok(damaged)
     }
 
     fn current(&self) -> Result<Arc<Redb>> {
@@ -437,6 +470,9 @@ const BOOKMARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bookma
 
 /// The place that an error about the row of a user names; the id is nobody else's business.
 pub(super) const BOOKMARKS_PLACE: &str = "the bookmarks of a user";
+
+/// So many damaged documents are named by health; `hifz verify` finds the others.
+const MET_MAX: usize = 16;
 
 /// What a content file is called until it is complete.
 const BEGUN_FILE: &str = "hifz-content.new";

@@ -417,6 +417,23 @@ impl Store {
         })
     }
 
+    /// Some of the documents that were found damaged and still are.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`], or [`ErrorKind::ContentDamaged`] when the file cannot be read at all.
+    pub fn met_damaged(&self) -> Result<Vec<String>> {
+        self.database.met_damaged(|key| {
+            let checked = self
+                .database
+                .read(|rows| rows.get(key)?.map_or(Ok(()), |payload| documents::check(key, &payload)));
+            match checked {
+                Ok(()) => Ok(false),
+                Err(error) if error.place() == Some(key) => Ok(true),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
     /// Reads every document and checks it against its digest.
     ///
     /// # Errors
@@ -435,6 +452,9 @@ impl Store {
                     Err(error) if error.place() == Some(key.as_str()) => damaged.push(key),
                     Err(error) => return Err(error),
                 }
+            }
+            for key in &damaged {
+                self.database.note_damaged(key);
             }
             let shelves = rows.verify_users()?;
             documents += shelves.documents;

@@ -4,8 +4,9 @@ use std::io::Write as _;
 
 use tokio::task::JoinSet;
 
+use crate::content::Store;
 use crate::datadir::DataDir;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 
 use super::config::{self, ListenAddress, Settings};
 use super::http::{self, Hits, Site};
@@ -67,7 +68,7 @@ impl Doors {
 
 /// The start summary, on standard output: the one thing a person sees before the log.
 pub(super) fn announce(settings: &Settings, doors: &Doors, site: &Site, token_from: &str) -> Result<()> {
-    let counts = site.store.counts()?;
+    let content = contents(&site.store)?;
     let addresses = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Vec<_>>().join(", ");
     let mut lines =
         vec![format!("hifz {} listens on {}", env!("CARGO_PKG_VERSION"), addresses(&doors.public))];
@@ -77,14 +78,28 @@ pub(super) fn announce(settings: &Settings, doors: &Doors, site: &Site, token_fr
     let (memory, disk) = (config::show_size(settings.memory), config::show_size(settings.disk));
     lines.push(format!("  data         {}", settings.data_dir.display()));
     lines.push(format!("  limits       memory {memory}, disk {disk}"));
-    lines.push(format!(
-        "  content      {} surahs, {} ayahs, {} reciters, {} translations",
-        counts.surahs, counts.ayahs, counts.reciters, counts.translations_available
-    ));
+    lines.push(format!("  content      {content}"));
     lines.push(format!("  admin token  {token_from}\n"));
     let summary = lines.join("\n");
     let mut out = std::io::stdout().lock();
     // Nobody may be reading; that is no reason not to serve.
     out.write_all(summary.as_bytes()).and_then(|()| out.flush()).unwrap_or_default();
     Ok(())
+}
+
+/// How much content there is. What is damaged is refused when it is asked for, and does not keep the rest from being
+/// served.
+fn contents(store: &Store) -> Result<String> {
+    let counts = match store.counts() {
+        Ok(counts) => counts,
+        Err(error) if error.kind() == ErrorKind::ContentDamaged => {
+            tracing::error!(error = %error.chain(), "content is damaged: `hifz verify --repair` restores built-in text");
+            return Ok(format!("damaged ({error}); `hifz verify --repair` restores built-in text"));
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(format!(
+        "{} surahs, {} ayahs, {} reciters, {} translations",
+        counts.surahs, counts.ayahs, counts.reciters, counts.translations_available
+    ))
 }

@@ -130,13 +130,25 @@ pub(super) fn answers_plainly(settings: &Settings) -> bool {
 /// prefix or secret come back, they would be served though they are stale. So they go when it changes.
 fn forget_other_keys(cache: &Cache, store: &Store, keyring: &Keyring) -> Result<()> {
     let basis = keyring.key_basis(crate::key::prefix());
-    if store.key_basis()?.as_deref() == Some(basis.as_slice()) {
-        return Ok(());
+    match store.key_basis()? {
+        Some(known) if known == basis => return Ok(()),
+        Some(_) => {
+            let forgotten = cache.clear_all()?;
+            tracing::info!(
+                forgotten,
+                "keys are made with another prefix or secret from now on; the cache begins cold"
+            );
+        }
+        // No server has made keys of content in this directory yet: what else stands here is somebody's own.
+        None => {
+            for namespace in BUILT_IN_NAMESPACES {
+                cache.invalidate_namespace(namespace)?;
+            }
+        }
     }
-    let forgotten = cache.clear_all()?;
-    tracing::debug!(
-        forgotten,
-        "keys are made with another prefix or secret from now on; the cache begins cold"
-    );
     store.set_key_basis(&basis)
 }
+
+/// Where the keys of content stand.
+const BUILT_IN_NAMESPACES: [&str; 6] =
+    ["quran", "reciters", "reciter", "translations", "translation", "user"];

@@ -1,6 +1,7 @@
 //! The content store through its public surface: first start, changes with their outbox, restarts, damage.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what failed by panicking")]
 
+mod damage;
 mod import;
 
 use std::borrow::Cow;
@@ -330,36 +331,6 @@ fn a_flipped_byte_is_never_served_and_a_put_mends_it() {
     store.put_surah(surah(108), good.to_string().as_bytes(), None).unwrap();
     assert_eq!(load(&store, "quran:surah:108").unwrap(), good);
     assert_eq!(store.verify().unwrap().damaged, Vec::<String>::new());
-}
-
-#[test]
-fn no_damage_of_the_file_panics_or_is_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let whole = {
-        let store = store(folder.path());
-        (load(&store, "quran:surah:36").unwrap(), load(&store, "reciters:list").unwrap())
-    };
-    let file = folder.path().join("content.redb");
-    let sound = fs::read(&file).unwrap();
-    for round in 0..40_usize {
-        let mut bytes = sound.clone();
-        let at = (round * 104_729 * 7) % (bytes.len() - 4096);
-        if round % 2 == 0 {
-            bytes[at..at + 4096].fill(0);
-        } else {
-            bytes[at] ^= 0x10;
-        }
-        fs::write(&file, &bytes).unwrap();
-        let Ok(store) = Store::open(&file, clock()) else { continue };
-        for (key, right) in [("quran:surah:36", &whole.0), ("reciters:list", &whole.1)] {
-            if let Ok(Some(loaded)) = try_load(&store, key) {
-                assert_eq!(&serde_json::from_slice::<Value>(&loaded.body).unwrap(), right, "round {round}");
-            }
-        }
-        if let Err(error) = store.verify() {
-            assert_eq!(error.kind(), ErrorKind::ContentDamaged, "{error:?}");
-        }
-    }
 }
 
 #[test]

@@ -40,5 +40,6 @@ mod secure_origin;
 mod tls;
 mod users;
 mod verbs;
+mod verify;
 mod warm;
 mod wire;

@@ -67,6 +67,20 @@ fn an_acknowledged_namespace_invalidation_survives_kill_9_twice_in_a_row() {
 }
 
 #[test]
+fn what_was_set_before_any_server_ran_is_there_when_the_first_one_does() {
+    let directory = tempdir().unwrap();
+    let set = std::process::Command::new(env!("CARGO_BIN_EXE_hifz"))
+        .args(["set", "notes:1", "kept", "--data-dir"])
+        .arg(directory.path())
+        .output()
+        .unwrap();
+    assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+    let server = Server::start(directory.path());
+    let found = server.admin("GET", "/admin/v1/entries/notes:1", b"");
+    assert_eq!((found.status, found.body.as_slice()), (200, b"kept".as_slice()));
+}
+
+#[test]
 fn a_second_process_on_the_same_directory_leaves_at_once() {
     let directory = tempdir().unwrap();
     let server = Server::start(directory.path());

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::content::keys::SurahNumber;
 use crate::disk::DiskState;
 use crate::engine::Breaker;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::server::alerts::Kind;
 
 use super::Site;
@@ -127,8 +127,20 @@ async fn content(site: &Site) -> Component {
     // One document read and its digest checked: enough to know the store answers, and cheap enough to be asked often.
     let first = SurahNumber::all().next();
     let look = move || {
-        first.map(|first| store.surah(first, None)).transpose()?;
-        Ok(store.check_in_place())
+        match first.map(|first| store.surah(first, None)).transpose() {
+            // Damage of one document keeps none of the others from being served.
+            Err(error) if error.kind() == ErrorKind::ContentDamaged && error.place().is_some() => {}
+            looked => drop(looked?),
+        }
+        let damaged = store.met_damaged()?;
+        if damaged.is_empty() {
+            return Ok(store.check_in_place());
+        }
+        let message = format!(
+            "damaged and not served: {}; `hifz verify --repair` restores built-in text",
+            damaged.join(", ")
+        );
+        Ok(Err(Error::new(ErrorKind::ContentDamaged, message)))
     };
     match blocking::unblock(look).await {
         Ok(Ok(())) => Component::OK,
