@@ -344,7 +344,8 @@ mod tests {
     use futures_lite::future::{block_on, poll_once};
 
     use super::*;
-    use crate::{Cache, DataDir};
+    use crate::datadir::DataDir;
+    use crate::engine::Cache;
 
     #[test]
     fn so_many_look_at_the_disk_at_once_and_memory_answers_meanwhile() {
