@@ -3,6 +3,7 @@
 //! They talk to the running server; when none runs, they open the cache in the data directory under its lock, do their
 //! work and close it again, so that nothing is lost. Keys and selectors are checked before either is asked.
 
+use std::cell::RefCell;
 use std::io::{self, Read as _, Write as _};
 
 use bytes::Bytes;
@@ -10,7 +11,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::output::{Failure, note, say, say_json};
+use super::output::{Failure, say, say_json, say_whom};
 use super::target::{Target, run};
 use crate::content::keys;
 use crate::engine::{Cache, Filter, ListCursor, Selector, SetOptions};
@@ -81,7 +82,7 @@ pub(super) fn act(
     settings: &Settings,
     is_json: bool,
 ) -> Option<Result<(), Failure>> {
-    let command = Given { matches, settings, is_json };
+    let command = Given { matches, settings, is_json, via: RefCell::default() };
     Some(match name {
         "get" => command.get(),
         "set" => command.set(),
@@ -100,6 +101,8 @@ struct Given<'g> {
     matches: &'g ArgMatches,
     settings: &'g Settings,
     is_json: bool,
+    /// Whom it talks to, once that is known.
+    via: RefCell<String>,
 }
 
 impl Given<'_> {
@@ -119,7 +122,7 @@ impl Given<'_> {
                 )?;
                 match &answer["entries"][key.as_str()] {
                     Value::Null => Err(missing(&key).into()),
-                    entry => say_json(&with_key(&key, entry.clone())),
+                    entry => self.say_json(with_key(&key, entry.clone())),
                 }
             }
             Way::Server(client) => run(async {
@@ -138,7 +141,7 @@ impl Given<'_> {
                 let entry = cache.get(&key)?.ok_or_else(|| missing(&key))?;
                 if self.is_json {
                     let shown = shown(&entry, cache.now())?;
-                    return say_json(&with_key(&key, shown));
+                    return self.say_json(with_key(&key, shown));
                 }
                 let plain = plain_body(&entry)?;
                 let mut out = io::stdout().lock();
@@ -172,7 +175,7 @@ impl Given<'_> {
                 cache.close_after(|cache| Ok(cache.set_with(&key, &value, &options)?))?;
             }
         }
-        self.tell(&format!("set {key}, {bytes} bytes"), &json!({"key": key.as_str(), "bytes": bytes}))
+        self.tell(&format!("set {key}, {bytes} bytes"), json!({"key": key.as_str(), "bytes": bytes}))
     }
 
     fn delete(&self) -> Result<(), Failure> {
@@ -188,7 +191,7 @@ impl Given<'_> {
         };
         self.tell(
             &if deleted { format!("deleted {key}") } else { format!("nothing stood under {key}") },
-            &json!({"key": key.as_str(), "deleted": deleted}),
+            json!({"key": key.as_str(), "deleted": deleted}),
         )?;
         if deleted { Ok(()) } else { Err(Failure::Bad) }
     }
@@ -203,7 +206,7 @@ impl Given<'_> {
             }
             Way::Directory(cache) => cache.close_after(|cache| Ok(cache.exists(&key)?))?,
         };
-        self.tell(if exists { "yes" } else { "no" }, &json!({"key": key.as_str(), "exists": exists}))?;
+        self.tell(if exists { "yes" } else { "no" }, json!({"key": key.as_str(), "exists": exists}))?;
         if exists { Ok(()) } else { Err(Failure::Bad) }
     }
 
@@ -238,7 +241,7 @@ impl Given<'_> {
                 Ok(())
             })?,
         }
-        if self.is_json { say_json(&json!({"keys": all})) } else { Ok(()) }
+        if self.is_json { self.say_json(json!({"keys": all})) } else { Ok(()) }
     }
 
     fn keys_of_server(
@@ -273,7 +276,7 @@ impl Given<'_> {
                 cache.close_after(|cache| Ok(crate::server::http::explained(&cache.explain(&key)?)))?
             }
         };
-        if self.is_json { say_json(&explained) } else { say(readable(&explained).trim_end()) }
+        if self.is_json { self.say_json(explained) } else { say(readable(&explained).trim_end()) }
     }
 
     fn invalidate(&self) -> Result<(), Failure> {
@@ -299,7 +302,7 @@ impl Given<'_> {
         let verb = if dry_run { "would invalidate" } else { "invalidated" };
         self.tell(
             &format!("{verb} {count} entries of {selector}"),
-            &json!({"invalidated": count, "dry_run": dry_run}),
+            json!({"invalidated": count, "dry_run": dry_run}),
         )
     }
 
@@ -318,11 +321,16 @@ impl Given<'_> {
             }
             Way::Directory(cache) => cache.close_after(|cache| Ok(cache.invalidate(&selector)?))?,
         };
-        self.tell(&format!("forgot {count} entries"), &json!({"invalidated": count}))
+        self.tell(&format!("forgot {count} entries"), json!({"invalidated": count}))
     }
 
-    fn tell(&self, text: &str, object: &Value) -> Result<(), Failure> {
-        if self.is_json { say_json(object) } else { say(text) }
+    fn tell(&self, text: &str, object: Value) -> Result<(), Failure> {
+        if self.is_json { self.say_json(object) } else { say(text) }
+    }
+
+    fn say_json(&self, mut object: Value) -> Result<(), Failure> {
+        object["via"] = json!(*self.via.borrow());
+        say_json(&object)
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -420,7 +428,8 @@ impl Given<'_> {
             return Err(Error::new(ErrorKind::NotFound, message).into());
         }
         let target = Target::find(self.settings, super::PATIENCE)?;
-        note(&target.to_string());
+        say_whom(&target.to_string(), self.is_json);
+        self.via.replace(target.to_string());
         match target {
             Target::Server { client, .. } => Ok(Way::Server(client)),
             Target::Directory { dir, clock } => {

@@ -24,7 +24,7 @@ use clap::error::ErrorKind as UsageKind;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
-use self::output::{Failure, note, say, say_json};
+use self::output::{Failure, note, say, say_json, say_whom};
 use self::target::{Target, run};
 use self::transfer::What;
 use super::client::{Client, Send};
@@ -92,7 +92,7 @@ fn act(matches: &ArgMatches, is_json: bool) -> Result<(), Failure> {
 /// `hifz health`
 fn health(settings: &Settings, is_json: bool) -> Result<(), Failure> {
     let client = if let Some(Target::Server { client, place }) = target::server(settings, PATIENCE)? {
-        note(&format!("asking {place}"));
+        say_whom(&format!("asking {place}"), is_json);
         client
     } else {
         // It may serve from another directory than the one we see (in a container, say); health asks for no token, so
@@ -100,7 +100,7 @@ fn health(settings: &Settings, is_json: bool) -> Result<(), Failure> {
         let [address, ..] = settings.listen.as_slice() else {
             return Err(Failure::Refused("listen is empty".to_owned()));
         };
-        note(&format!("no server runs on {}, asking {address}", settings.data_dir.display()));
+        say_whom(&format!("no server runs on {}, asking {address}", settings.data_dir.display()), is_json);
         Client::new(address.clone(), None, PATIENCE)
     };
     let (status, health) = ask_health(&client)?;

@@ -76,6 +76,13 @@ pub(crate) fn say_json(value: &Value) -> Result<(), Failure> {
     say(&format!("{value:#}"))
 }
 
+/// Says whom a command talks to; with `--json` its result says so, and standard error is left to a failure.
+pub(crate) fn say_whom(whom: &str, is_json: bool) {
+    if !is_json {
+        note(whom);
+    }
+}
+
 /// Writes `hifz: text` to standard error.
 pub(crate) fn note(text: &str) {
     note_plain(&format!("hifz: {text}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::Value;
 
-use super::output::{Failure, note, say, say_json};
+use super::output::{Failure, say, say_json, say_whom};
 use super::target::{self, Target};
 use super::{PATIENCE, printable};
 use crate::error::{Error, ErrorKind};
@@ -21,11 +21,12 @@ pub(crate) fn stats(settings: &Settings, is_watching: bool, is_json: bool) -> Re
             format!("no server runs on {}, and figures are of one that runs", settings.data_dir.display());
         return Err(Error::new(ErrorKind::NotFound, message).into());
     };
-    note(&format!("through {place}"));
+    say_whom(&format!("through {place}"), is_json);
     let is_screen = is_watching && !is_json && std::io::stdout().is_terminal();
     let mut before = None;
     loop {
-        let figures = target::run(ask(&client))?;
+        let mut figures = target::run(ask(&client))?;
+        figures["via"] = format!("through {place}").into();
         if is_json && is_watching {
             // One line a look, for programs that read along.
             say(&figures.to_string())?;

@@ -16,7 +16,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::output::{Failure, Meter, note, say, say_json};
+use super::output::{Failure, Meter, note, say, say_json, say_whom};
 use super::target::{Target, run};
 use crate::content::Store;
 use crate::error::{Error, ErrorKind, Result};
@@ -32,7 +32,7 @@ pub(crate) fn import(settings: &Settings, paths: &[&PathBuf], is_json: bool) -> 
         })?;
     }
     let target = Target::find(settings, LONG_PATIENCE)?;
-    note(&format!("importing {target}"));
+    say_whom(&format!("importing {target}"), is_json);
     let mut imported = Vec::new();
     for path in paths {
         let report = match &target {
@@ -73,7 +73,7 @@ pub(crate) fn export(settings: &Settings, path: &Path, what: What, is_json: bool
         return Err(Failure::Refused(format!("{} is a folder: name a file", path.display())));
     }
     let target = Target::find(settings, LONG_PATIENCE)?;
-    note(&format!("exporting {target}"));
+    say_whom(&format!("exporting {target}"), is_json);
     let report = export_to_file(&target, path, what, is_json)?;
     if is_json {
         return say_json(&json!({

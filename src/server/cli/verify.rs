@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::output::{Failure, note, say, say_json};
+use super::output::{Failure, note, say, say_json, say_whom};
 use super::target::{Target, run};
 use crate::clock::Clock;
 use crate::content::Store;
@@ -21,7 +21,7 @@ use crate::server::http::verify::report;
 /// `hifz verify [--repair]`
 pub(crate) fn verify(settings: &Settings, is_repair: bool, is_json: bool) -> Result<(), Failure> {
     let target = Target::find(settings, PATIENCE)?;
-    note(&format!("verifying {target}"));
+    say_whom(&format!("verifying {target}"), is_json);
     let mut found = match &target {
         Target::Server { client, .. } => run(ask(client, is_repair, is_json))?,
         Target::Directory { dir, clock } => look(settings, dir, clock, is_repair, is_json)?,

@@ -7,7 +7,7 @@ use hyper::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use super::output::{Failure, note, say};
+use super::output::{Failure, say, say_whom};
 use super::target::{self, Target, run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::server::client::{Client, Send};
@@ -20,7 +20,7 @@ pub(crate) fn warm(settings: &Settings, only: &[&String], is_json: bool) -> Resu
             format!("no server runs on {}, so there is nothing to warm", settings.data_dir.display());
         return Err(Error::new(ErrorKind::NotFound, message).into());
     };
-    note(&format!("through {place}"));
+    say_whom(&format!("through {place}"), is_json);
     let mut teller = Teller::new(is_json);
     let summary = run(stream(&client, only, &mut teller))?;
     teller.end();

@@ -32,15 +32,22 @@ impl Place {
         if code < 2 {
             let way =
                 if self.server.is_some() { "through the server at" } else { "directly, no server runs on" };
-            assert!(outcome.err.contains(way), "{outcome:?}");
+            let is_json = arguments.contains(&"--json");
+            // A failure is one object alone.
+            let said = if is_json { outcome.out.as_str() } else { &outcome.err };
+            assert!(said.contains(way) || is_json && said.is_empty() && code == 1, "{outcome:?}");
         }
         outcome
     }
 
+    /// The result, without whom it is of.
     #[track_caller]
     fn json(&self, code: i32, arguments: &[&str]) -> Value {
         let outcome = self.run(code, &[arguments, &["--json"]].concat());
-        serde_json::from_str(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome:?}"))
+        let mut result: Value =
+            serde_json::from_str(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome:?}"));
+        result.as_object_mut().unwrap().remove("via").unwrap();
+        result
     }
 
     /// Runs with `input` on standard input; the bytes of standard output.
@@ -172,4 +179,29 @@ fn what_was_set_without_a_server_is_there_when_one_starts() {
     let server = Server::start(&alone.hifz.path().join("hifz-data"));
     assert_eq!(server.admin("GET", "/admin/v1/entries/a:1", b"").body, b"kept");
     assert_eq!(server.admin("GET", "/admin/v1/entries/a:2", b"").status, 404);
+}
+
+#[test]
+fn with_json_the_result_says_whom_it_is_of_and_a_failure_is_one_object_alone() {
+    let hifz = Hifz::new();
+    let outcome = hifz.run(&["clear", "--json"]);
+    assert_eq!(outcome.code, 1, "no directory yet: {outcome:?}");
+    std::fs::create_dir(hifz.path().join("hifz-data")).expect("a directory");
+    for (arguments, code) in [
+        (&["set", "a:1", "x", "--json"][..], 0),
+        (&["keys", "--json"], 0),
+        (&["get", "a:1", "--json"], 0),
+        (&["exists", "a:2", "--json"], 1),
+    ] {
+        let outcome = hifz.run(arguments);
+        assert_eq!((outcome.code, outcome.err.as_str()), (code, ""), "{outcome:?}");
+        let said: serde_json::Value = serde_json::from_str(&outcome.out).expect("JSON");
+        assert!(
+            said["via"].as_str().is_some_and(|via| via.starts_with("directly, no server runs on")),
+            "{said}"
+        );
+    }
+    let outcome = hifz.run(&["get", "a:2", "--json"]);
+    let failure: serde_json::Value = serde_json::from_str(&outcome.err).expect("one object");
+    assert_eq!((outcome.code, failure["error"].as_str()), (1, Some("NOT_FOUND")));
 }
