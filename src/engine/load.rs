@@ -224,9 +224,11 @@ fn note_failure(state: &State, key: KeyRef<'_>, error: &Error) {
     }
 }
 
-/// How many bytes all loads under way hold, and what they may.
+/// How many bytes all loads under way hold, and what they may: two of the largest values, but no more than half of a small
+/// memory, so that an origin whose answers have no end cannot take what the process was not given.
 pub(super) fn loading_bytes_max(memory: u64, value_bytes_max: u64) -> (Arc<AtomicU64>, u64) {
-    (Arc::default(), (memory / 8).max(value_bytes_max.saturating_mul(2)))
+    let of_values = value_bytes_max.saturating_mul(2).min((memory / 2).max(LOADING_BYTES_LEAST));
+    (Arc::default(), of_values.max(memory / 8))
 }
 
 fn as_millis(duration: Duration) -> u64 {
@@ -239,5 +241,26 @@ const UNSTORED_FOR: Duration = Duration::from_mins(1);
 /// So long at most what is stale is served without asking a source again that has just failed for the same key.
 const FAILED_FOR_MAX: Duration = Duration::from_secs(1);
 
+/// In any memory loads may hold so much, were it only for what is not kept.
+const LOADING_BYTES_LEAST: u64 = 24 << 20;
+
 /// Longer validators are not kept.
 const VALIDATOR_BYTES_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_loads_may_hold_goes_by_the_largest_value_within_half_of_the_memory() {
+        for (memory, value, most) in [
+            (1 << 20, 100_000, 200_000),
+            (16 << 20, 32 << 20, LOADING_BYTES_LEAST),
+            (64 << 20, 32 << 20, 32 << 20),
+            (500 << 20, 32 << 20, 64 << 20),
+            (8 << 30, 32 << 20, 1 << 30),
+        ] {
+            assert_eq!(loading_bytes_max(memory, value).1, most, "{memory} {value}");
+        }
+    }
+}
