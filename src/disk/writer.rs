@@ -346,7 +346,8 @@ impl Writer {
     fn close(&mut self) {
         let Some(mut bulk) = self.shared.bulk.write().take() else { return };
         let live_bytes = self.shared.catalog.read().sums.live_bytes;
-        let is_large = self.file_bytes() > live_bytes + live_bytes / 3 + COMPACT_BYTES_MIN;
+        // A compacted file has no free pages, and doubles with the next batch: one that is not much too large stays.
+        let is_large = self.file_bytes() > live_bytes + live_bytes / 5 * 3 + COMPACT_BYTES_MIN;
         // From a smaller size its doublings may end further below the bound: what lives must still fit.
         let bytes_max = self.shared.limits.file_bytes_max.bytes();
         let has_room =

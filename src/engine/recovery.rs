@@ -103,9 +103,9 @@ fn run(state: &State) {
     let Some(disk) = &state.disk else { return };
     let started = crate::clock::monotonic_now();
     let (mut loaded, mut is_all) = (0_u64, true);
-    let mut past = Past::new(PAST_ENTRIES);
+    let (mut past, mut room) = (Past::new(PAST_ENTRIES), Left::default());
     disk.recover(&mut |entry| {
-        if state.recovering.ended.load(Ordering::Acquire) || !has_room(state, &entry) {
+        if state.recovering.ended.load(Ordering::Acquire) || !room.takes(state, &entry) {
             is_all = false;
             return ControlFlow::Break(());
         }
@@ -121,12 +121,36 @@ fn run(state: &State) {
     tracing::info!(entries = loaded, elapsed = ?started.elapsed(), "loaded persisted entries into memory");
 }
 
-/// Whether loading `entry` evicts nothing: what is older than everything in memory must not push out what is newer.
-fn has_room(state: &State, entry: &Entry) -> bool {
-    let usage = state.memory.usage();
-    let free = usage.limit_bytes.saturating_sub(usage.withheld_bytes + usage.all.bytes);
-    entry.weight() as u64 <= free && state.entries_max.is_none_or(|most| usage.all.entries < most)
+/// What memory has room for without evicting anything: what is older than everything there must not push out what is
+/// newer. Asked anew now and then only, since that takes every shard's lock.
+#[derive(Debug, Default)]
+struct Left {
+    bytes: u64,
+    entries: u64,
+    /// How many more are let in before memory is asked again.
+    trusted: u32,
 }
+
+impl Left {
+    fn takes(&mut self, state: &State, entry: &Entry) -> bool {
+        let weight = entry.weight() as u64;
+        if self.trusted == 0 || weight > self.bytes || self.entries == 0 {
+            let usage = state.memory.usage();
+            self.bytes = usage.limit_bytes.saturating_sub(usage.withheld_bytes + usage.all.bytes);
+            self.entries = state.entries_max.map_or(u64::MAX, |most| most.saturating_sub(usage.all.entries));
+            self.trusted = ASKED_EVERY;
+        }
+        self.trusted -= 1;
+        let takes = weight <= self.bytes && self.entries > 0;
+        if takes {
+            (self.bytes, self.entries) = (self.bytes - weight, self.entries - 1);
+        }
+        takes
+    }
+}
+
+/// So many entries are loaded before memory is asked again what it has room for.
+const ASKED_EVERY: u32 = 256;
 
 /// So many come back in the order of their last use; what comes after them is equally old.
 const PAST_ENTRIES: u64 = 1 << 24;
