@@ -102,9 +102,11 @@ impl Memory {
     /// Charges the limit with what other parts of the cache hold (indexes, queues) instead of what was charged before;
     /// entries give way to it, down to a quarter of the limit.
     pub fn charge_beside(&self, bytes: u64) {
-        let limit_bytes = self.0.budget.bytes_max();
-        self.0.budget.set_beside(bytes.min(limit_bytes / 4 * 3));
+        let bytes = bytes.min(self.0.budget.bytes_max() / 4 * 3);
+        let more = bytes.saturating_sub(self.0.budget.beside());
+        self.0.budget.set_beside(bytes);
         self.0.evict();
+        self.0.make_room_for(more);
     }
 
     /// Sets the part of the limit, 0 to 1, that one namespace may fill; it then evicts its own before others.

@@ -57,6 +57,13 @@ impl Resident {
         resident_now().is_some_and(|resident| resident + bytes < room)
     }
 
+    /// Has the allocator return what is free where so much more at once would be too much beside it.
+    pub(super) fn return_for(&self, bytes: u64, limit: u64) {
+        if bytes >= AT_ONCE_BYTES && !self.has_room_for(bytes, limit) {
+            release::free_memory();
+        }
+    }
+
     /// One step, unless another thread is taking it: how much of the limit to withhold from now on.
     pub(super) fn look(&self, limit: u64, before: u64) -> Option<u64> {
         let base = self.base.load(Ordering::Relaxed);
@@ -141,6 +148,9 @@ const PATIENCE_PART: u64 = 16;
 
 /// It is returned again after the resident size grew by one part in so many of the limit.
 const RELEASE_PART: u64 = 64;
+
+/// So much at once is not waited for until a step finds it resident.
+const AT_ONCE_BYTES: u64 = 4 << 20;
 
 const STEPS_PER_LIMIT: u64 = 128;
 const STEP_MIN: i64 = 256 << 10;

@@ -295,6 +295,16 @@ impl State {
         }
     }
 
+    /// Entries gave way to `bytes` of something else: has the allocator return what they leave, where both together
+    /// would be too much.
+    pub(super) fn make_room_for(&self, bytes: u64) {
+        let limit = self.budget.bytes_max();
+        self.resident.return_for(bytes, limit);
+        if self.resident.is_time(i64::try_from(bytes).unwrap_or(i64::MAX), limit) {
+            self.look_at_resident();
+        }
+    }
+
     /// Brings every shard's changes to the sums.
     pub(super) fn settle_all(&self) {
         for shard in &self.shards {

@@ -381,13 +381,13 @@ fn busy(detail: impl Into<String>) -> Problem {
 }
 
 /// How much memory is taken for each byte of a body until its request is done, the body included: of a list of keys, the
-/// keys; of a value, its entry; of a batch, what is decoded and the entry under way; of a document and of a list of
-/// bookmarks, what is parsed, encoded, rendered and held by the transaction.
+/// keys; of a value, its entry; of a batch, what is decoded and the entry under way; of a document, what is parsed, encoded,
+/// rendered and held by the transaction; of a list of bookmarks, the same and the list that stood before.
 pub(super) const KEYS_TIMES: u64 = 4;
 pub(super) const VALUE_TIMES: u64 = 2;
 pub(super) const BATCH_TIMES: u64 = 3;
 pub(super) const DOCUMENT_TIMES: u64 = 5;
-pub(super) const BOOKMARKS_TIMES: u64 = 5;
+pub(super) const BOOKMARKS_TIMES: u64 = 8;
 
 const KIB: u64 = 1 << 10;
 
