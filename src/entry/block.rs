@@ -215,6 +215,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_long_comes_through_whole_wherever_it_begins_and_ends() {
+        let bytes: Vec<u8> =
+            (0_u32..6000).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[1]).collect();
+        for len in (4094..4230).chain([5999, 6000]) {
+            for before in [0, 1, 15, 16, 33, 63] {
+                let block = Block::new(meta(), &[&bytes[..before], &bytes[..len], b"end"]);
+                let (first, rest) = block.bytes().split_at(before);
+                assert_eq!(first, &bytes[..before]);
+                assert!(
+                    rest.starts_with(&bytes[..len]) && rest.ends_with(b"end"),
+                    "{before} and {len} bytes"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn clones_on_many_threads_leave_one_block_to_the_last() {
         let block = Block::new(meta(), &[&[1; 100]]);
         std::thread::scope(|scope| {
