@@ -199,7 +199,8 @@ impl Reception {
                     let Ok(_room) = wire.roomy.clone().try_acquire_owned() else {
                         return wire.traffic.turn_away(Want::Buffers);
                     };
-                    if let Some(stream) = secured(stream, &tls, wire.limits.header_timeout).await {
+                    let securing = Box::pin(secured(stream, &tls, wire.limits.header_timeout));
+                    if let Some(stream) = securing.await {
                         wire.serve(stream, peer).await;
                     }
                 }

@@ -84,7 +84,8 @@ impl Wire {
         match self.converse(&mut stream, peer).await {
             Ok(Step::Http2) => {
                 if let Ok(_room) = self.roomy.try_acquire() {
-                    return http2::serve(self, stream, peer).await;
+                    // Boxed, as what is lent to hyper is.
+                    return Box::pin(http2::serve(self, stream, peer)).await;
                 }
                 self.traffic.turn_away(Want::Buffers);
                 if stream.say(http2::TURNED_AWAY, TURN_AWAY).await.is_ok() {
@@ -237,3 +238,20 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How long a connection that is turned away may take to hear it.
 const TURN_AWAY: std::time::Duration = std::time::Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `start` returns takes so many bytes.
+    fn bytes_returned<A, B, F>(_start: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_carries_no_room_for_hyper() {
+        let serve = |wire: &'static Wire, stream: tokio::net::TcpStream| wire.serve(stream, Peer::Unix);
+        let bytes = bytes_returned(serve);
+        assert!(bytes <= 1280, "{bytes}");
+    }
+}
