@@ -46,6 +46,12 @@ impl Disk {
             }
             progress((verified.sound + verified.damaged).min(total), total);
         }
+        // What was found is gone when this returns, or it says why not.
+        if verified.damaged > 0
+            && let Err(error) = self.flush()
+        {
+            verified.failed.get_or_insert_with(|| error.chain());
+        }
         verified
     }
 }
