@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::Fuse;
-use super::{Disk, DiskOptions, DiskState, Durability, Floor, open};
+use super::intake::Arrived;
+use super::record::fingerprint;
+use super::{Disk, DiskOptions, DiskState, Durability, Floor, Kept, open};
 use crate::clock::{Clock, Timestamp};
 use crate::datadir::DataDir;
 use crate::entry::{Entry, Parts};
@@ -120,6 +122,22 @@ fn an_overwrite_after_a_removal_that_was_not_written_leaves_its_mark() {
     assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the older value does not come back");
     disk.flush().unwrap();
     assert_eq!(disk.get(key("a:1")).unwrap().body(), b"new");
+}
+
+#[test]
+fn a_key_on_its_way_into_the_queue_while_the_bits_are_made_anew_is_known_afterwards() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    let (old, new) = (until("a:1", b"old", first, 1000), until("a:1", b"new", first + 1, 1000));
+    // A put that came before the index was known, and what the writer does just then.
+    let on_its_way = fingerprint(old.key());
+    disk.shared.intake.lock().doubt();
+    assert_eq!(disk.shared.intake.lock().put(on_its_way, &old), Arrived::Unsettled);
+    disk.shared.trust_index();
+    disk.put_over(on_its_way, &old, Kept::IfItFits);
+    disk.flush().unwrap();
+    disk.put(&new);
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the overwrite left its mark");
 }
 
 #[test]

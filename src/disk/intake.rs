@@ -61,6 +61,11 @@ impl Intake {
         if self.is_news(before_bytes) { Arrived::IsNews } else { Arrived::Waits }
     }
 
+    /// Notes a key whose put is in the queue now.
+    pub(crate) fn note(&mut self, fingerprint: u128) {
+        self.seen.is_first(order(fingerprint));
+    }
+
     /// Whether what waits now is news to a writer that knew of `before_bytes`.
     pub(crate) fn is_news(&self, before_bytes: u64) -> bool {
         before_bytes == 0 || (before_bytes < self.commit_bytes && self.waiting_bytes() >= self.commit_bytes)

@@ -185,6 +185,8 @@ impl Disk {
             }
         }
         let is_too_much = queue.removals > shared.options.removals_max();
+        // While this was on its way from the intake, the writer may have made the bits anew without this key's.
+        shared.intake.lock().note(fingerprint);
         let is_news = shared.release(queue, before_bytes);
         if is_news {
             shared.wake.notify_one();
