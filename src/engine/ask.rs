@@ -18,15 +18,18 @@ use super::stats::{Counters, MissReason};
 use super::warm::{self, WarmReport, Warmed};
 
 impl Cache {
-    /// What stands under `key`, or what `source` has for it, which is then kept; how, the [`Policy`] of its namespace
-    /// says. However many callers ask at once, the source is asked once; the load goes on when its callers have gone,
-    /// on a clone of `source`. Past its lifetime an entry is served only within the windows of its policy, and
-    /// [`Answer::outcome`] says so. Waits at most as long as [`Policy::patience`]; to wait less, drop the future.
+    /// What stands under `key`, or what `source` has for it, which is then kept; how, the [`Policy`](crate::Policy) of
+    /// its namespace says. However many callers ask at once, the source is asked once; the load goes on when its
+    /// callers have gone, on a clone of `source`. Past its lifetime an entry is served only within the windows of its
+    /// policy, and [`Answer::outcome`] says so. Waits at most as long as [`Policy::patience`](crate::Policy::patience);
+    /// to wait less, drop the future.
     ///
     /// # Errors
-    /// What the source reports when nothing may be served instead, [`ErrorKind::SourceTimedOut`],
-    /// [`ErrorKind::SourceRefused`] for a value that is not acceptable, [`ErrorKind::Busy`] when too many loads are
-    /// under way, or [`ErrorKind::Closed`] after [`Cache::close`].
+    /// What the source reports when nothing may be served instead,
+    /// [`ErrorKind::SourceTimedOut`](crate::ErrorKind::SourceTimedOut),
+    /// [`ErrorKind::SourceRefused`](crate::ErrorKind::SourceRefused) for a value that is not acceptable,
+    /// [`ErrorKind::Busy`](crate::ErrorKind::Busy) when too many loads are under way, or
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after [`Cache::close`].
     pub async fn get_or_load<'k, S>(&self, key: impl Parsed<KeyRef<'k>>, source: &S) -> Result<Answer>
     where
         S: Source + Clone + 'static,

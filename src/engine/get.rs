@@ -20,7 +20,8 @@ impl Cache {
     /// it: in async code use [`Cache::get_async`].
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`], [`ErrorKind::KeyInvalid`] for text that is no key.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after [`Cache::close`],
+    /// [`ErrorKind::KeyInvalid`](crate::ErrorKind::KeyInvalid) for text that is no key.
     pub fn get<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Option<Entry>> {
         let key = key.parsed()?;
         self.refuse_if_closed()?;
@@ -44,8 +45,8 @@ impl Cache {
         Ok(self.counted(key, begun, found))
     }
 
-    /// What stands fresh under `key` in memory, counted as a hit. `None` says nothing of the disk, is the answer too when
-    /// the entry is to be loaded ahead of time, and counts as nothing: for a caller who then asks in another way.
+    /// What stands fresh under `key` in memory, counted as a hit. `None` says nothing of the disk, is the answer too
+    /// when the entry is to be loaded ahead of time, and counts as nothing: for a caller who then asks in another way.
     #[must_use]
     pub fn get_in_memory(&self, key: KeyRef<'_>) -> Option<Entry> {
         let (state, begun) = (self.state(), Counters::begin());

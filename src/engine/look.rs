@@ -26,8 +26,9 @@ impl Cache {
         (keys, scanned.next)
     }
 
-    /// Some of the entries, in memory or on disk, that pass `filter`, from `from` on, at most `most` of them, and where to go on. What stands all the while is met exactly once; a
-    /// step may bring fewer than `most`, and even none, and there may still be more. Blocks on the disk.
+    /// Some of the entries, in memory or on disk, that pass `filter`, from `from` on, at most `most` of them, and where
+    /// to go on. What stands all the while is met exactly once; a step may bring fewer than `most`, and even none, and
+    /// there may still be more. Blocks on the disk.
     ///
     /// ```
     /// use hifz::{Cache, Filter};
@@ -46,7 +47,7 @@ impl Cache {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after [`Cache::close`].
     pub fn list(&self, filter: &Filter, from: ListCursor, most: usize) -> Result<Listing> {
         self.refuse_if_closed()?;
         Ok(list::list(self.state(), &|key| filter.passes(key), from, most))
@@ -55,7 +56,7 @@ impl Cache {
     /// What each namespace holds, in memory or only on disk, and what happened in it. Blocks on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`].
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after [`Cache::close`].
     pub fn census(&self) -> Result<Vec<NamespaceStats>> {
         self.refuse_if_closed()?;
         Ok(list::census(self.state()))
@@ -64,7 +65,8 @@ impl Cache {
     /// Everything about `key`: where it stands, how long yet, or why it is not served. Blocks on the disk.
     ///
     /// # Errors
-    /// [`ErrorKind::Closed`] after [`Cache::close`], [`ErrorKind::KeyInvalid`] for text that is no key.
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed) after [`Cache::close`],
+    /// [`ErrorKind::KeyInvalid`](crate::ErrorKind::KeyInvalid) for text that is no key.
     pub fn explain<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<Explanation> {
         let key = key.parsed()?;
         self.refuse_if_closed()?;

@@ -12,8 +12,9 @@ impl Cache {
     /// Puts `value` under `key` with the lifetime of its namespace. From the return on, no read sees an older value.
     ///
     /// # Errors
-    /// [`ErrorKind::ValueTooLarge`] when it is larger than the limit for one value or than half of the memory limit,
-    /// [`ErrorKind::DiskFailed`] when durability `always` was asked for and the disk failed, and as [`Cache::get`].
+    /// [`ErrorKind::ValueTooLarge`](crate::ErrorKind::ValueTooLarge) when it is larger than the limit for one value or
+    /// than half of the memory limit, [`ErrorKind::DiskFailed`](crate::ErrorKind::DiskFailed) when durability `always`
+    /// was asked for and the disk failed, and as [`Cache::get`].
     pub fn set<'k>(&self, key: impl Parsed<KeyRef<'k>>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_all(&[(key.parsed()?, value.as_ref())], &Terms::PLAIN)
     }
@@ -21,7 +22,8 @@ impl Cache {
     /// As [`Cache::set`], with a lifetime, tags or media type of its own.
     ///
     /// # Errors
-    /// As [`Cache::set`]; [`ErrorKind::ArgumentInvalid`] or [`ErrorKind::KeyInvalid`] says which option is not accepted.
+    /// As [`Cache::set`]; [`ErrorKind::ArgumentInvalid`](crate::ErrorKind::ArgumentInvalid) or
+    /// [`ErrorKind::KeyInvalid`](crate::ErrorKind::KeyInvalid) says which option is not accepted.
     pub fn set_with<'k>(
         &self,
         key: impl Parsed<KeyRef<'k>>,
@@ -48,7 +50,7 @@ impl Cache {
     /// changes nothing. With durability `always` one wait for the disk serves them all.
     ///
     /// # Errors
-    /// As [`Cache::set`]; [`Error::place`] names the key at fault.
+    /// As [`Cache::set`]; [`Error::place`](crate::Error::place) names the key at fault.
     pub fn set_many<'k, K: Parsed<KeyRef<'k>>, V: AsRef<[u8]>>(
         &self,
         values: impl IntoIterator<Item = (K, V)>,
@@ -124,7 +126,8 @@ impl Cache {
     /// stays as it is, and so does what can invalidate it.
     ///
     /// # Errors
-    /// As [`Cache::get`]; [`ErrorKind::DiskFailed`] when an earlier deadline could not be made durable.
+    /// As [`Cache::get`]; [`ErrorKind::DiskFailed`](crate::ErrorKind::DiskFailed) when an earlier deadline could not be
+    /// made durable.
     pub fn touch<'k>(&self, key: impl Parsed<KeyRef<'k>>) -> Result<bool> {
         self.touch_with(key, &SetOptions::new())
     }
