@@ -120,6 +120,7 @@ fn invalidations() -> [Operation; 4] {
             .takes("query.dry_run")
             .json(200, "How many live keys that were", "Invalidated")
             .refuses(400, "KEY_INVALID", "the name is not one of a namespace")
+            .refuses(400, "PARAMETER_INVALID", "`dry_run` is neither true nor false, or stands twice")
             .refuses_all(DURABLE),
         cache(Operation::post("/admin/v1/invalidate", "Invalidate by keys, pattern, prefix or tags"))
             .about("Exactly one of them; durable before it is answered. Patterns are globs as Redis has them, prefixes are literal.")
