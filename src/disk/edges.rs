@@ -1,35 +1,27 @@
 //! Where two things meet: moved deadlines and a full queue, removals and overwrites, tidying and recovery, a bound that
 //! is lowered.
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
 use super::backend::Fuse;
 use super::intake::Arrived;
+use super::kit::{self, NOW, delete, key, killed_copy};
 use super::record::fingerprint;
-use super::{Disk, DiskOptions, DiskState, Durability, Floor, Kept, open};
-use crate::clock::{Clock, Timestamp};
-use crate::datadir::DataDir;
+use super::{Disk, DiskOptions, DiskState, Floor, Kept};
+use crate::clock::Timestamp;
 use crate::entry::{Entry, Parts};
-use crate::key::{Key, KeyRef};
+use crate::key::Key;
 
-const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
+/// With a queue that is soon full.
 fn options() -> DiskOptions {
-    DiskOptions {
-        bytes_max: 64 << 20,
-        durability: Durability::Interval,
-        // Never by itself: each test says when.
-        flush_interval: Duration::from_hours(1),
-        queue_bytes_max: 1 << 20,
-        index_bytes_max: 8 << 20,
-    }
+    DiskOptions { queue_bytes_max: 1 << 20, ..kit::options() }
 }
 
+/// The tier, and the first sequence of its run.
 fn open_with(path: &Path, options: DiskOptions, fuse: Fuse) -> (Disk, u64) {
-    let (disk, truth) = open::open(&DataDir::open(path).unwrap(), options, Clock::manual(NOW), fuse).unwrap();
+    let (disk, truth) = kit::open_with(path, options, fuse);
     (disk, truth.first_sequence)
 }
 
@@ -37,28 +29,9 @@ fn open_at(path: &Path) -> (Disk, u64) {
     open_with(path, options(), Fuse::none())
 }
 
-fn key(text: &str) -> KeyRef<'_> {
-    KeyRef::parse(text).unwrap()
-}
-
 fn until(text: &str, body: &[u8], sequence: u64, seconds: u64) -> Entry {
     let expires_at = NOW.after(Duration::from_secs(seconds));
     Entry::new(key(text), &Parts { head: b"", body, tags: &[], stored_at: NOW, expires_at, sequence })
-}
-
-fn delete(disk: &Disk, text: &str, sequence: u64) {
-    disk.delete(&[Key::parse(text).unwrap()], sequence).unwrap();
-}
-
-/// The files as a kill at this instant would leave them.
-fn killed_copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for name in ["cache.redb", "cache-truth.redb", "cache-marks-0.log", "cache-marks-1.log"] {
-        if from.join(name).exists() {
-            fs::copy(from.join(name), to.path().join(name)).unwrap();
-        }
-    }
-    to
 }
 
 /// Until when the record of `key` is kept after a kill at this instant.

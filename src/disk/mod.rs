@@ -453,6 +453,8 @@ mod edges;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod kit;
+#[cfg(test)]
 mod tape;
 #[cfg(test)]
 mod tests;

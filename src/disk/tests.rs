@@ -7,37 +7,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::Fuse;
-use super::{Disk, DiskOptions, DiskState, Durability, Floor, Truth, open};
+use super::kit::{NOW, delete, key, killed_copy, open_with, options};
+use super::{Disk, DiskOptions, DiskState, Floor, Truth, open};
 use crate::clock::{Clock, Timestamp};
 use crate::datadir::DataDir;
 use crate::entry::{Entry, Parts};
 use crate::error::ErrorKind;
-use crate::key::{Key, KeyRef, Namespace, Tag};
-
-const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-
-fn options() -> DiskOptions {
-    DiskOptions {
-        bytes_max: 64 << 20,
-        durability: Durability::Interval,
-        // Never by itself: each test says when.
-        flush_interval: Duration::from_hours(1),
-        queue_bytes_max: 8 << 20,
-        index_bytes_max: 8 << 20,
-    }
-}
+use crate::key::{Key, Namespace, Tag};
 
 fn open_at(path: &Path) -> (Disk, Truth) {
     open_with(path, options(), Fuse::none())
-}
-
-fn open_with(path: &Path, options: DiskOptions, fuse: Fuse) -> (Disk, Truth) {
-    let dir = DataDir::open(path).unwrap();
-    open::open(&dir, options, Clock::manual(NOW), fuse).unwrap()
-}
-
-fn key(text: &str) -> KeyRef<'_> {
-    KeyRef::parse(text).unwrap()
 }
 
 fn entry(text: &str, body: &[u8], sequence: u64) -> Entry {
@@ -51,21 +30,6 @@ fn tagged(text: &str, body: &[u8], tags: &[&str], sequence: u64) -> Entry {
 
 fn body(disk: &Disk, text: &str) -> Option<Vec<u8>> {
     disk.get(key(text)).map(|entry| entry.body().to_vec())
-}
-
-fn delete(disk: &Disk, text: &str, sequence: u64) {
-    disk.delete(&[Key::parse(text).unwrap()], sequence).unwrap();
-}
-
-/// The files as a kill at this instant would leave them.
-fn killed_copy(from: &Path) -> tempfile::TempDir {
-    let to = tempfile::tempdir().unwrap();
-    for name in ["cache.redb", "cache-truth.redb", "cache-marks-0.log", "cache-marks-1.log"] {
-        if from.join(name).exists() {
-            fs::copy(from.join(name), to.path().join(name)).unwrap();
-        }
-    }
-    to
 }
 
 #[test]

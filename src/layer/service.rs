@@ -187,8 +187,7 @@ where
     }
 
     async fn only_if_cached(&self) -> Response<CacheBody<B>> {
-        let (cache, key) = (self.cache.clone(), self.key.clone());
-        let found = blocking::unblock(move || cache.get(key.as_key_ref())).await;
+        let found = self.cache.get_async(self.key.as_key_ref()).await;
         let now = self.cache.now();
         let entry = found.ok().flatten().filter(|entry| answer::suits(entry, &self.directives, now));
         entry
