@@ -189,9 +189,6 @@ impl Entry {
         self.0.same(&other.0)
     }
 
-    /// What stands before its key.
-    pub(crate) const HEADER_BYTES: usize = Block::HEADER_BYTES;
-
     /// Where it stands in memory, as a number; for whoever cares how that memory is kept.
     pub(crate) fn address(&self) -> usize {
         self.0.address()

@@ -17,11 +17,11 @@ impl State {
         let mut places = [None; READ_AHEAD];
         for (place, key) in places.iter_mut().zip(keys) {
             let (shard, hash) = self.locate(key.as_str().as_bytes());
-            prefetch(shard.0.read().table.home_address(hash));
+            shard.bring_home_near(hash);
             *place = Some((shard, hash));
         }
         for (shard, hash) in places.into_iter().flatten() {
-            let candidate = shard.0.read().table.candidate(hash).map(crate::entry::Entry::address);
+            let candidate = shard.inner.read().table.candidate(hash).map(crate::entry::Entry::address);
             if let Some(address) = candidate {
                 // Header and key may lie on two lines.
                 prefetch(address);
@@ -38,6 +38,7 @@ pub(super) const READ_AHEAD: usize = 16;
 const HELD_MIN: i64 = 4 << 20;
 
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub(super) fn prefetch(address: usize) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: a prefetch is a hint; of any address whatever it neither faults nor changes what a program sees.

@@ -26,6 +26,9 @@ pub(super) struct Budget {
     /// Taken off too: what the other parts of the cache hold, as they report it.
     beside: AtomicU64,
     is_strict: AtomicBool,
+    /// What a shard may keep to itself once order is loose: reckoned when the limits are set, since every insertion asks.
+    quantum_bytes: AtomicI64,
+    quantum_entries: AtomicI64,
     shards: i64,
     sums: Sums,
 }
@@ -46,6 +49,8 @@ impl Budget {
             withheld: AtomicU64::new(0),
             beside: AtomicU64::new(0),
             is_strict: AtomicBool::new(true),
+            quantum_bytes: AtomicI64::new(0),
+            quantum_entries: AtomicI64::new(0),
             shards: i64::try_from(shards).unwrap_or(1),
             sums: Sums::default(),
         };
@@ -54,8 +59,13 @@ impl Budget {
     }
 
     pub(super) fn set(&self, limits: Limits) {
-        self.bytes_max.store(limits.bytes.min(BYTES_MAX), Ordering::Relaxed);
-        self.entries_max.store(limits.entries.unwrap_or(u64::MAX).min(BYTES_MAX), Ordering::Relaxed);
+        let (bytes_max, entries_max) =
+            (limits.bytes.min(BYTES_MAX), limits.entries.unwrap_or(u64::MAX).min(BYTES_MAX));
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+        self.entries_max.store(entries_max, Ordering::Relaxed);
+        let of_shard = |limit: u64| signed(limit) / (self.shards * 512);
+        self.quantum_bytes.store(of_shard(bytes_max).min(QUANTUM_BYTES_MAX), Ordering::Relaxed);
+        self.quantum_entries.store(of_shard(entries_max).min(QUANTUM_ENTRIES_MAX), Ordering::Relaxed);
     }
 
     /// The limit as it was set.
@@ -141,14 +151,14 @@ impl Budget {
             || over.entries > kept_back.entries.min(FAR_ENTRIES)
     }
 
+    #[inline]
     fn quantum(&self) -> Tally {
         if self.is_strict() {
             return Tally::default();
         }
-        let entries_max = signed(self.entries_max.load(Ordering::Relaxed));
         Tally {
-            entries: (entries_max / (self.shards * 512)).min(64),
-            bytes: (signed(self.bytes_max()) / (self.shards * 512)).min(QUANTUM_BYTES_MAX),
+            entries: self.quantum_entries.load(Ordering::Relaxed),
+            bytes: self.quantum_bytes.load(Ordering::Relaxed),
         }
     }
 }
@@ -168,6 +178,7 @@ const STRICT_AGAIN: i64 = 3 * 1024;
 
 /// The most a shard keeps to itself: some dozens of small entries.
 const QUANTUM_BYTES_MAX: i64 = 8 * 1024;
+const QUANTUM_ENTRIES_MAX: i64 = 64;
 
 const FAR_ENTRIES: i64 = 16;
 const FAR_BYTES: i64 = 8 * 1024;

@@ -122,6 +122,20 @@ impl Events {
         }
     }
 
+    /// As [`Events::record`], of several that left at once: those of one namespace next to each other are counted as one.
+    pub(super) fn record_all(&self, entries: &[Entry], cause: Cause) {
+        for run in entries.chunk_by(|a, b| a.namespace_number() == b.namespace_number()) {
+            if let Some(entry) = run.first() {
+                self.removals.add(entry.namespace_number(), cause.index(), run.len() as u64);
+            }
+        }
+        if self.is_heard() {
+            for entry in entries {
+                self.push(entry, cause);
+            }
+        }
+    }
+
     #[cold]
     fn push(&self, entry: &Entry, cause: Cause) {
         let removal =

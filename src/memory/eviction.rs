@@ -19,7 +19,7 @@ use super::ahead::prefetch;
 use super::events::Cause;
 use super::shard::{Inner, Tally};
 use super::state::State;
-use super::table::{Id, Slot};
+use super::table::{self, Id, Slot};
 use super::ticks;
 use crate::entry::Entry;
 
@@ -129,7 +129,7 @@ impl State {
             // Before the walk: what comes into an empty shard after it is not older than this.
             let now = ticks::now();
             let plan = self.plan(over, next_bound);
-            let mut inner = shard.0.write();
+            let mut inner = shard.inner.write();
             let taken = gone.len();
             if inner.is_walk_due() {
                 collect_oldest(&mut inner);
@@ -176,6 +176,8 @@ impl State {
             if let Some(found) = inner.table.find_untouched(victim.id, stamp)
                 && let Some((id, entry)) = inner.table.remove(found)
             {
+                // Read when all of them have left the table: their lines come meanwhile, all at once.
+                prefetch(entry.address());
                 self.count_class(id, &entry);
                 gone.push(entry);
                 left -= 1;
@@ -227,7 +229,7 @@ impl State {
     }
 
     fn evict_one(&self, victim: Victim, at: usize) -> Option<Entry> {
-        let mut inner = self.shards.get(at)?.0.write();
+        let mut inner = self.shards.get(at)?.inner.write();
         let found = inner.table.find_untouched(victim.id, inner.stamp_near(victim.tick))?;
         let entry = self.take(&mut inner, found)?;
         self.settle(&mut inner);
@@ -237,7 +239,7 @@ impl State {
     /// The oldest of a class over all shards: a sixteenth of them, so that the walk serves many evictions.
     fn collect_class(&self, class: u8, queue: &mut Vec<(Victim, usize)>) {
         for (at, shard) in self.shards.iter().enumerate() {
-            let inner = shard.0.read();
+            let inner = shard.inner.read();
             let of_class = filled(&inner).filter(|slot| slot.id().class() == class);
             queue.extend(of_class.map(|slot| (victim(&inner, slot), at)));
         }
@@ -260,28 +262,21 @@ impl State {
 
     /// Tells of what was evicted, and drops it, under no lock.
     pub(super) fn let_go(&self, gone: &mut Vec<Entry>) {
-        if !gone.is_empty() {
-            self.events.note_eviction();
+        if gone.is_empty() {
+            return;
         }
-        for entry in gone.drain(..) {
-            self.events.record(&entry, Cause::Evicted);
-        }
+        self.events.note_eviction();
+        self.events.record_all(gone, Cause::Evicted);
+        gone.clear();
     }
 }
 
-/// Asks the processor for the entries that this shard will evict next time, and for the slots of those after them: each
-/// is a cache miss that would otherwise be waited for, one after the other.
+/// Asks the processor for the slots of what this shard will evict next: each is a cache miss that would otherwise be
+/// waited for, one after the other.
 fn bring_next_near(inner: &Inner) {
-    let table = &inner.table;
-    for id in inner.queue.next(BATCH_MAX).take(BATCH_MIN) {
-        if let Some(entry) = table.candidate(id.bits()) {
-            // A header may lie on two lines.
-            prefetch(entry.address());
-            prefetch(entry.address() + Entry::HEADER_BYTES);
-        }
-    }
-    for id in inner.queue.next(BATCH_MAX).skip(BATCH_MIN) {
-        prefetch(table.home_address(id.bits()));
+    let (slots_at, homes) = inner.table.stands_at();
+    for id in inner.queue.next(BATCH_MIN) {
+        prefetch(table::home_address(slots_at, homes, id.bits()));
     }
 }
 
@@ -299,8 +294,19 @@ fn collect_oldest(inner: &mut Inner) {
     let len = inner.table.len();
     let wanted = (len / QUEUE_PART).clamp(QUEUE_MIN, QUEUE_MAX);
     let threshold = if len > wanted * 2 { u64::from(threshold(inner, wanted)) } else { u64::MAX };
-    let packed = |slot: &Slot| u64::from(slot.stamp()) << 32 | u64::from(slot.id().bits());
-    queue.extend(filled(inner).map(packed).filter(|victim| victim >> 32 <= threshold));
+    let mut found = [0_u64; RUN];
+    for slots in inner.table.slots().chunks(RUN) {
+        // Each is written down, and the next one over it unless it counts: which do is nothing to be foreseen.
+        let mut len = 0;
+        for slot in slots {
+            let stamp = u64::from(slot.stamp());
+            if let Some(place) = found.get_mut(len) {
+                *place = stamp << 32 | u64::from(slot.id().bits());
+            }
+            len += usize::from(slot.entry().is_some()) & usize::from(stamp <= threshold);
+        }
+        queue.extend_from_slice(found.get(..len).unwrap_or_default());
+    }
     if queue.len() > wanted * 2 {
         // The sample misled; the newest of these would only wait in vain.
         queue.select_nth_unstable(wanted);
@@ -348,4 +354,8 @@ const QUEUE_MAX: usize = 4096;
 /// A queue holds one of so many: a walk reads so many slots for each eviction it serves.
 const QUEUE_PART: usize = 5;
 
-const SAMPLES: usize = 512;
+/// Enough to hit the length wanted within a fifth or so.
+const SAMPLES: usize = 128;
+
+/// Slots looked at between two additions to a queue.
+const RUN: usize = 64;

@@ -46,7 +46,7 @@ impl State {
                 return swept;
             }
             let mut gone = Vec::with_capacity(TAKEN_PER_LOCK);
-            let mut inner = shard.0.write();
+            let mut inner = shard.inner.write();
             let next = self.sweep_groups(&mut inner, hand.group, now, &mut gone);
             self.settle(&mut inner);
             drop(inner);
@@ -68,11 +68,11 @@ impl State {
     /// Whether a shard needs no sweep now. Keeps its stamps apart on the way: a shard in which nothing is ever inserted
     /// has nobody else to do so.
     fn has_nothing_due(&self, shard: &Shard, now: Timestamp) -> bool {
-        let inner = shard.0.read();
+        let inner = shard.inner.read();
         let (tick, has_nothing_due) = (ticks::now(), inner.next_due > self.due_at(now));
         if inner.is_base_far(tick) {
             drop(inner);
-            shard.0.write().stamp_of(tick);
+            shard.inner.write().stamp_of(tick);
         }
         has_nothing_due
     }
@@ -150,7 +150,7 @@ impl State {
     /// Makes the next sweep look at every entry once.
     pub(super) fn forget_dues(&self) {
         for shard in &self.shards {
-            let mut inner = shard.0.write();
+            let mut inner = shard.inner.write();
             inner.table.forget_dues();
             inner.next_due = 0;
         }

@@ -64,7 +64,7 @@ impl State {
         let step = (self.shards.len() / SHARDS_SAMPLED).max(1);
         let mut found: HashMap<usize, u64> = HashMap::new();
         for shard in self.shards.iter().step_by(step) {
-            let inner = shard.0.read();
+            let inner = shard.inner.read();
             for entry in inner.table.slots().iter().filter_map(|slot| slot.entry()) {
                 *found.entry(entry.address() / REGION_BYTES).or_default() += mean_bytes * step as u64;
             }

@@ -238,7 +238,7 @@ impl Memory {
     pub fn usage(&self) -> Usage {
         let mut all = Tally::default();
         for shard in &self.0.shards {
-            for tally in &shard.0.read().tallies {
+            for tally in &shard.inner.read().tallies {
                 all.add(*tally);
             }
         }
@@ -271,7 +271,7 @@ impl Memory {
     pub(crate) fn accounts(&self) -> impl Iterator<Item = Account> {
         let mut sums: Vec<Tally> = Vec::new();
         for shard in &self.0.shards {
-            let inner = shard.0.read();
+            let inner = shard.inner.read();
             sums.resize(sums.len().max(inner.tallies.len()), Tally::default());
             sums.iter_mut().zip(&inner.tallies).for_each(|(sum, tally)| sum.add(*tally));
         }
@@ -290,7 +290,7 @@ impl Memory {
         let Some(number) = self.0.namespaces.known(namespace.as_bytes()) else { return Held::default() };
         let mut sum = Tally::default();
         for shard in &self.0.shards {
-            sum.add(shard.0.read().tallies.get(usize::from(number)).copied().unwrap_or_default());
+            sum.add(shard.inner.read().tallies.get(usize::from(number)).copied().unwrap_or_default());
         }
         sum.into()
     }

@@ -66,7 +66,7 @@ impl State {
         let (mut at, mut homes) = (from, 0);
         while homes < steps_max {
             let Some(shard) = self.shards.get(at.shard as usize) else { return scanned };
-            let inner = shard.0.read();
+            let inner = shard.inner.read();
             if inner.table.len() == 0 || at.hash >= HASHES {
                 at = Cursor { shard: at.shard + 1, hash: 0 };
                 homes += 1;
@@ -103,7 +103,7 @@ impl State {
     pub(super) fn set_last_use(&self, key: KeyRef<'_>, tick: u64) {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
-        let inner = shard.0.read();
+        let inner = shard.inner.read();
         if let Some((_, slot)) = inner.table.find(hash, key) {
             slot.set_stamp(inner.stamp_near(tick));
         }

@@ -4,15 +4,24 @@
 //! the shard's own line, one to the entry's. Whoever changes the table holds the lock alone. Entries that leave are
 //! handed back, so that they are dropped after the lock. It knows no limit and evicts nothing of its own accord.
 
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use super::ahead::prefetch;
 use super::eviction::Queue;
-use super::table::{Due, Id, NEVER_DUE, Table};
+use super::table::{self, Due, Id, NEVER_DUE, Table};
 use crate::entry::Entry;
 use crate::sync::RwLock;
 
 /// A shard on cache lines of its own.
 #[derive(Debug)]
-#[repr(align(128))]
-pub(super) struct Shard(pub(super) RwLock<Inner>);
+#[repr(C, align(128))]
+pub(super) struct Shard {
+    /// Where the slots of the table begin and how many homes it has, as the last insertion left them: read without the
+    /// lock, so perhaps out of date, and good for a hint to the processor alone.
+    slots_at: AtomicUsize,
+    homes: AtomicU32,
+    pub(super) inner: RwLock<Inner>,
+}
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -55,7 +64,7 @@ impl Tally {
 
 impl Shard {
     pub(super) fn new(base: u64) -> Self {
-        Self(RwLock::new(Inner {
+        let inner = Inner {
             table: Table::default(),
             base,
             next_due: NEVER_DUE,
@@ -63,7 +72,27 @@ impl Shard {
             arrived: 0,
             queue: Queue::default(),
             unsettled: Tally::default(),
-        }))
+        };
+        Self { slots_at: AtomicUsize::new(0), homes: AtomicU32::new(0), inner: RwLock::new(inner) }
+    }
+
+    /// Asks the processor for the slot where an entry with this hash is at home, so that the line comes while the lock is
+    /// being taken.
+    #[inline]
+    pub(super) fn bring_home_near(&self, hash: u32) {
+        let (slots_at, homes) = (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed));
+        prefetch(table::home_address(slots_at, homes, hash));
+    }
+
+    /// Notes where the table stands now.
+    #[inline]
+    pub(super) fn note_homes(&self, inner: &Inner) {
+        let (slots_at, homes) = inner.table.stands_at();
+        // Compared first: a line that is only read stays with every core.
+        if (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed)) != (slots_at, homes) {
+            self.slots_at.store(slots_at, Ordering::Relaxed);
+            self.homes.store(homes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -102,11 +131,11 @@ impl Inner {
         self.queue.is_empty() && self.table.len() > 0
     }
 
-    /// Adds an entry whose key is not here.
-    pub(super) fn insert(&mut self, id: Id, entry: Entry, tick: u64, due: Due) {
+    /// Adds an entry whose key is not here, at the place that the table gave.
+    pub(super) fn insert(&mut self, place: usize, id: Id, entry: Entry, (tick, due): (u64, Due)) {
         self.next_due = self.next_due.min(due);
         let stamp = self.stamp_of(tick);
-        self.table.insert(id, entry, stamp, due);
+        self.table.insert(place, id, entry, (stamp, due));
     }
 
     /// Puts `entry` in the place of an older one of its key and hands that back.
@@ -150,15 +179,20 @@ mod tests {
         Entry::new(KeyRef::parse(key).unwrap(), &parts)
     }
 
+    fn put(inner: &mut Inner, hash: u32, key: &str, tick: u64) {
+        let place = inner.table.look(hash, key.as_bytes()).unwrap_err();
+        inner.insert(place, Id::new(hash, 0), entry(key), (tick, NEVER_DUE));
+    }
+
     #[test]
     fn moving_the_base_keeps_the_order_of_recent_stamps() {
         let shard = Shard::new(0);
-        let mut inner = shard.0.write();
+        let mut inner = shard.inner.write();
         let far = u64::from(STAMP_MOVE);
         for (key, hash, tick) in [("old", 1 << 10, 5), ("a", 2 << 10, far - 20), ("b", 3 << 10, far - 10)] {
-            inner.insert(Id::new(hash, 0), entry(key), tick, NEVER_DUE);
+            put(&mut inner, hash, key, tick);
         }
-        inner.insert(Id::new(4 << 10, 0), entry("new"), far + 7, NEVER_DUE);
+        put(&mut inner, 4 << 10, "new", far + 7);
         let tick = |hash: u32, key: &str| {
             let (_, slot) = inner.table.find(hash << 10, key.as_bytes()).unwrap();
             inner.tick_of(slot.stamp())
@@ -173,10 +207,10 @@ mod tests {
         let shard = Shard::new(0);
         let names = ["a", "b", "c"].into_iter().zip(1_u32..);
         for (name, number) in names.clone() {
-            shard.0.write().insert(Id::new(number << 10, 0), entry(name), u64::from(number), NEVER_DUE);
+            put(&mut shard.inner.write(), number << 10, name, u64::from(number));
         }
         let touch = |name: &str, number: u32, tick: u64| {
-            let inner = shard.0.read();
+            let inner = shard.inner.read();
             inner.table.find(number << 10, name.as_bytes()).unwrap().1.touch(inner.stamp_near(tick), 1);
         };
         // Four times as many touches of the tier as a stamp can count, of these entries a few, each time in turn.
@@ -186,11 +220,11 @@ mod tests {
                 touch(name, number, turn * step + u64::from(number) * 10);
             }
             let now = turn * step + 100;
-            if shard.0.read().is_base_far(now) {
-                shard.0.write().stamp_of(now);
+            if shard.inner.read().is_base_far(now) {
+                shard.inner.write().stamp_of(now);
             }
         }
-        let inner = shard.0.read();
+        let inner = shard.inner.read();
         let ticks = names.map(|(name, number)| {
             inner.tick_of(inner.table.find(number << 10, name.as_bytes()).unwrap().1.stamp())
         });

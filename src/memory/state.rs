@@ -89,7 +89,8 @@ impl State {
     pub(super) fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
-        let inner = shard.0.read();
+        shard.bring_home_near(hash);
+        let inner = shard.inner.read();
         let (_, slot) = inner.table.find(hash, key)?;
         let entry = slot.entry()?;
         if let Some(idle) = self.idle_of(entry) {
@@ -108,7 +109,7 @@ impl State {
     pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<Entry> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
-        let inner = shard.0.read();
+        let inner = shard.inner.read();
         let slot = inner.table.find(hash, key)?.1;
         let entry = slot.entry()?;
         let is_idle = self
@@ -124,24 +125,24 @@ impl State {
         may_take: impl FnOnce(Option<&Entry>) -> bool,
         admit: impl FnOnce() -> bool,
     ) -> Insertion {
+        let (shard, hash) = self.locate(entry.key_bytes());
+        shard.bring_home_near(hash);
         let number = self.namespaces.number(entry.namespace_bytes());
         entry.set_namespace_number(number);
-        let (shard, hash) = self.locate(entry.key_bytes());
-        let mut inner = shard.0.write();
-        let found = inner.table.find(hash, entry.key_bytes()).map(|(at, slot)| (at, slot.entry()));
-        if !may_take(found.and_then(|(_, old)| old)) {
+        let is_too_large = self.is_too_large(&entry, number);
+        let mut inner = shard.inner.write();
+        let place = inner.table.look(hash, entry.key_bytes());
+        if !may_take(place.ok().and_then(|at| inner.table.slot(at)?.entry())) {
             return Insertion::Outdated;
         }
-        let found = found.map(|(at, _)| at);
         if !admit() {
             return Insertion::Refused;
         }
-        let is_too_large = self.is_too_large(&entry, number);
-        let (insertion, old) = match found {
-            _ if is_too_large => (Insertion::Bypassed, found.and_then(|at| self.take(&mut inner, at))),
-            Some(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry)),
-            None => {
-                self.add(&mut inner, hash, entry);
+        let (insertion, old) = match place {
+            _ if is_too_large => (Insertion::Bypassed, place.ok().and_then(|at| self.take(&mut inner, at))),
+            Ok(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry)),
+            Err(at) => {
+                self.add(&mut inner, at, hash, entry);
                 (Insertion::Inserted, None)
             }
         };
@@ -152,6 +153,7 @@ impl State {
         let is_settled = self.settle(&mut inner) || !gone.is_empty();
         let arrived =
             if is_settled || inner.arrived > ARRIVED_MAX { std::mem::take(&mut inner.arrived) } else { 0 };
+        shard.note_homes(&inner);
         drop(inner);
         if self.resident.is_time(arrived, self.budget.bytes_max()) {
             self.look_at_resident();
@@ -179,7 +181,7 @@ impl State {
     ) -> Option<Entry> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
-        let mut inner = shard.0.write();
+        let mut inner = shard.inner.write();
         let (at, slot) = inner.table.find(hash, key)?;
         if !slot.entry().is_some_and(is_it) {
             return None;
@@ -308,7 +310,7 @@ impl State {
     /// Brings every shard's changes to the sums.
     pub(super) fn settle_all(&self) {
         for shard in &self.shards {
-            let unsettled = std::mem::take(&mut shard.0.write().unsettled);
+            let unsettled = std::mem::take(&mut shard.inner.write().unsettled);
             self.budget.settle(unsettled);
         }
     }
@@ -330,7 +332,7 @@ impl State {
             namespace.set_share(share);
             namespace.set_class(class);
             for shard in &self.shards {
-                Self::classify(&mut shard.0.write(), number, namespace);
+                Self::classify(&mut shard.inner.write(), number, namespace);
             }
         }
         namespace.set_share(share);
@@ -351,7 +353,7 @@ impl State {
         }
     }
 
-    fn add(&self, inner: &mut Inner, hash: u32, entry: Entry) {
+    fn add(&self, inner: &mut Inner, place: usize, hash: u32, entry: Entry) {
         // Asked under the lock: `set_share` walks the shards after it has set the class.
         let class = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::class);
         let tick = self.tick(&entry);
@@ -359,7 +361,7 @@ impl State {
         let tally = Tally::of(&entry);
         inner.arrived += tally.bytes;
         self.count(inner, id, &entry, tally);
-        inner.insert(id, entry, tick, due);
+        inner.insert(place, id, entry, (tick, due));
     }
 
     fn replace(&self, inner: &mut Inner, at: usize, entry: Entry) -> Option<Entry> {

@@ -51,12 +51,19 @@ pub(super) type Due = u32;
 /// The mark of what never falls due.
 pub(super) const NEVER_DUE: Due = Due::MAX;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Slot {
     entry: Option<Entry>,
+    /// Invariant: [`EMPTY`] where there is no entry, so that a search by hash ends there without looking.
     id: u32,
     /// When it was last touched, in ticks since the shard's base.
     stamp: AtomicU32,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self { entry: None, id: EMPTY, stamp: AtomicU32::new(0) }
+    }
 }
 
 impl Slot {
@@ -96,6 +103,7 @@ impl Slot {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     /// `homes` slots where entries may be at home, and a [`tail`] more into which the last of them may be pushed.
+    /// Invariant: the last slot of all is empty.
     slots: Vec<Slot>,
     /// One mark per [`GROUP`] slots.
     due: Vec<Due>,
@@ -115,40 +123,61 @@ impl Table {
     /// Where the entry with this hash and key stands.
     #[inline]
     pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<(usize, &Slot)> {
-        let hash = hash >> 8;
-        let home = self.home(hash);
-        for (at, slot) in (home..).zip(self.slots.get(home..)?) {
-            let entry = slot.entry.as_ref()?;
-            if slot.hash() < hash {
-                continue;
-            }
-            if slot.hash() > hash {
-                return None;
-            }
-            if entry.key_bytes() == key {
-                return Some((at, slot));
-            }
-        }
-        None
+        let at = self.look(hash, key).ok()?;
+        self.slots.get(at).map(|slot| (at, slot))
     }
 
-    /// Where in memory the slot is at which an entry with this hash is at home.
-    pub(super) fn home_address(&self, hash: u32) -> usize {
-        self.slots.get(self.home(hash >> 8)).map_or(0, |slot| std::ptr::from_ref(slot).addr())
+    /// Where the entry with this hash and key stands, or where it would be put: before the first larger hash.
+    #[inline]
+    pub(super) fn look(&self, hash: u32, key: &[u8]) -> Result<usize, usize> {
+        let hash = hash >> 8;
+        let first = self.seek(hash);
+        for (at, slot) in (first..).zip(self.slots.get(first..).unwrap_or_default()) {
+            match &slot.entry {
+                Some(entry) if slot.hash() == hash => {
+                    if entry.key_bytes() == key {
+                        return Ok(at);
+                    }
+                }
+                _ => return Err(at),
+            }
+        }
+        Err(self.slots.len())
+    }
+
+    /// The first slot from the home of `hash` on that is empty or holds no smaller hash. Four slots at a time, counted and
+    /// not branched on: how far an entry stands from its home is nothing that a processor could foresee.
+    #[inline]
+    fn seek(&self, hash: u32) -> usize {
+        let mut at = self.home(hash);
+        let (fours, rest) = self.slots.get(at..).unwrap_or_default().as_chunks::<4>();
+        for four in fours {
+            let below: usize = four.iter().map(|slot| usize::from(slot.hash() < hash)).sum();
+            at += below;
+            if below < 4 {
+                return at;
+            }
+        }
+        at + rest.iter().take_while(|slot| slot.hash() < hash).count()
+    }
+
+    /// Where in memory the slots begin, and how many of them are homes; for [`home_address`].
+    pub(super) fn stands_at(&self) -> (usize, u32) {
+        (self.slots.as_ptr().addr(), self.homes)
     }
 
     /// The first entry with this hash, whatever its key; asks no entry.
     pub(super) fn candidate(&self, hash: u32) -> Option<&Entry> {
         let hash = hash >> 8;
-        let run = self.slots.get(self.home(hash)..)?.iter();
-        let found = run.take_while(|slot| slot.entry.is_some()).find(|slot| slot.hash() >= hash)?;
+        let found = self.slots.get(self.seek(hash))?;
         found.entry.as_ref().filter(|_| found.hash() == hash)
     }
 
     /// Where the entry with this id and stamp stands, if it was not touched since; asks no entry.
+    #[inline]
     pub(super) fn find_untouched(&self, id: Id, stamp: u32) -> Option<usize> {
-        let home = self.home(id.hash());
-        for (at, slot) in (home..).zip(self.slots.get(home..)?) {
+        let first = self.seek(id.hash());
+        for (at, slot) in (first..).zip(self.slots.get(first..)?) {
             slot.entry.as_ref()?;
             if slot.hash() > id.hash() {
                 return None;
@@ -172,26 +201,29 @@ impl Table {
         slot.entry.replace(entry)
     }
 
-    /// Adds an entry whose key is not here.
-    pub(super) fn insert(&mut self, id: Id, entry: Entry, stamp: u32, due: Due) {
+    /// Adds an entry whose key is not here, at the place that [`Table::look`] gave.
+    pub(super) fn insert(&mut self, place: usize, id: Id, entry: Entry, (stamp, due): (u32, Due)) {
+        let mut at = place;
         if u64::from(self.used) * 16 >= u64::from(self.homes) * LOAD_MAX_16THS {
-            self.rebuild(self.homes + self.homes / 4 + 8);
+            self.grow();
+            at = self.seek(id.hash());
         }
-        let (at, empty) = loop {
-            if let Some(place) = self.place_for(id) {
-                break place;
+        // What stands there moves up by one, and so on up to the first empty slot: there is one, the last at least.
+        let mut moved = Slot { entry: Some(entry), id: id.0, stamp: AtomicU32::new(stamp) };
+        let mut end = at;
+        for slot in self.slots.get_mut(at..).unwrap_or_default() {
+            std::mem::swap(slot, &mut moved);
+            if moved.id == EMPTY {
+                break;
             }
-            // The tail is full: hashes that crowd at the end. A larger table spreads them.
-            self.rebuild(self.homes + self.homes / 4 + 8);
-        };
-        self.spread_later(at / GROUP..empty / GROUP);
-        if let Some(run) = self.slots.get_mut(at..=empty) {
-            run.rotate_right(1);
+            end += 1;
         }
+        self.used += 1;
+        self.spread_later(at / GROUP..end / GROUP);
         self.mark(at, due);
-        if let Some(slot) = self.slots.get_mut(at) {
-            *slot = Slot { entry: Some(entry), id: id.0, stamp: AtomicU32::new(stamp) };
-            self.used += 1;
+        if end + 1 >= self.slots.len() {
+            // The last slot was taken: hashes that crowd at the end. A larger table spreads them.
+            self.grow();
         }
     }
 
@@ -199,13 +231,29 @@ impl Table {
     pub(super) fn remove(&mut self, at: usize) -> Option<(Id, Entry)> {
         let slot = self.slots.get_mut(at)?;
         let (id, entry) = (slot.id(), slot.entry.take()?);
-        let end = self.end_of_run(at + 1);
-        self.spread_earlier(at / GROUP..(end - 1) / GROUP);
-        if let Some(run) = self.slots.get_mut(at..end) {
-            run.rotate_left(1);
+        // What follows moves down by one, up to an empty slot or an entry that stands at home: nothing behind may move.
+        let homes = self.homes;
+        let mut end = at;
+        let mut rest = self.slots.get_mut(at..)?;
+        while let [hole, next, ..] = rest {
+            if next.id == EMPTY || home(next.hash(), homes) > end {
+                break;
+            }
+            std::mem::swap(hole, next);
+            end += 1;
+            rest = rest.get_mut(1..)?;
         }
+        if let Some(hole) = rest.first_mut() {
+            hole.id = EMPTY;
+        }
+        self.spread_earlier(at / GROUP..end / GROUP);
         self.used -= 1;
         Some((id, entry))
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.rebuild(self.homes + self.homes / 4 + 8);
     }
 
     /// Gives back room that removals left unused; to be called now and then.
@@ -281,23 +329,6 @@ impl Table {
         home(hash, self.homes)
     }
 
-    /// The place of a new id, and the empty slot to which what stands from there on moves up.
-    fn place_for(&self, id: Id) -> Option<(usize, usize)> {
-        let home = self.home(id.hash());
-        let slots = self.slots.get(home..)?;
-        let at = slots.iter().position(|slot| slot.entry.is_none() || slot.hash() > id.hash())?;
-        let empty = slots.get(at..)?.iter().position(|slot| slot.entry.is_none())?;
-        Some((home + at, home + at + empty))
-    }
-
-    /// The first slot from `from` on that is empty or holds an entry that stands at home: nothing behind it may move.
-    fn end_of_run(&self, from: usize) -> usize {
-        let rest = self.slots.get(from..).unwrap_or_default();
-        let stays =
-            |(step, slot): (usize, &Slot)| slot.entry.is_none() || self.home(slot.hash()) == from + step;
-        from + rest.iter().enumerate().position(stays).unwrap_or(rest.len())
-    }
-
     fn mark(&mut self, at: usize, due: Due) {
         if let Some(mark) = self.due.get_mut(at / GROUP) {
             *mark = due.min(*mark);
@@ -330,7 +361,7 @@ impl Table {
         for (at, slot) in self.slots.iter_mut().enumerate().filter(|(_, slot)| slot.entry.is_some()) {
             // In order of hash each takes its home or the next free place.
             let to = next.max(home(slot.hash(), homes));
-            let Some(place) = slots.get_mut(to) else { break };
+            let Some([place, _, ..]) = slots.get_mut(to..) else { break };
             let mark = self.due.get(at / GROUP).copied().unwrap_or(0);
             if let Some(new) = due.get_mut(to / GROUP) {
                 *new = mark.min(*new);
@@ -356,6 +387,11 @@ impl Table {
     }
 }
 
+/// Where in memory the slot is at which an entry with this hash is at home, of slots that begin at `slots_at`.
+pub(super) fn home_address(slots_at: usize, homes: u32, hash: u32) -> usize {
+    slots_at.wrapping_add(home(hash >> 8, homes) * size_of::<Slot>())
+}
+
 /// The slot where a hash is at home among `homes`: ascending in the hash.
 fn home(hash: u32, homes: u32) -> usize {
     ((u64::from(hash) * u64::from(homes)) >> 24) as usize
@@ -366,6 +402,9 @@ fn home(hash: u32, homes: u32) -> usize {
 fn tail(homes: u32) -> usize {
     (homes as usize / 8 + 16).min(240)
 }
+
+/// The id of a slot without an entry: no hash is larger.
+const EMPTY: u32 = u32::MAX;
 
 /// How many hashes there are.
 pub(super) const HASHES: u32 = 1 << 24;
@@ -398,8 +437,15 @@ mod tests {
         Entry::new(KeyRef::parse(key).unwrap(), &parts)
     }
 
+    fn put(table: &mut Table, id: Id, entry: Entry, stamp: u32, due: Due) {
+        let place = table.look(id.bits(), b"nobody").unwrap_err();
+        table.insert(place, id, entry, (stamp, due));
+    }
+
     fn check(table: &Table) {
         let mut last = 0;
+        assert!(table.slots.iter().all(|slot| slot.entry.is_none() == (slot.id == EMPTY)));
+        assert!(table.slots.last().is_none_or(|slot| slot.entry.is_none()));
         for (at, slot) in table.slots.iter().enumerate().filter(|(_, slot)| slot.entry.is_some()) {
             let home = table.home(slot.hash());
             assert!(home <= at, "an entry stands before its home");
@@ -438,7 +484,7 @@ mod tests {
                     }
                     None if turn < 15_000 || next().is_multiple_of(4) => {
                         assert!(map.insert(key.clone(), hash).is_none());
-                        table.insert(Id::new(hash, 3), entry(&key), turn, turn);
+                        put(&mut table, Id::new(hash, 3), entry(&key), turn, turn);
                     }
                     None => assert!(!map.contains_key(&key)),
                 }
@@ -468,7 +514,7 @@ mod tests {
                 let (at, _) = table.find(hash, key.as_bytes()).unwrap();
                 table.remove(at);
             } else {
-                table.insert(Id::new(hash, 0), entry(&key), 0, due);
+                put(&mut table, Id::new(hash, 0), entry(&key), 0, due);
                 deadlines.insert(key, (hash, due));
             }
         }
@@ -485,7 +531,7 @@ mod tests {
         let mut next = numbers(9);
         let mut table = Table::default();
         for i in 0..300 {
-            table.insert(Id::new(next() as u32, 0), entry(&format!("stays{i}")), 0, 0);
+            put(&mut table, Id::new(next() as u32, 0), entry(&format!("stays{i}")), 0, 0);
         }
         let mut seen = Vec::new();
         let mut from = 0;
@@ -494,7 +540,7 @@ mod tests {
             seen.extend(table.walk(from, to).map(|(_, slot)| slot.entry().unwrap().key().to_string()));
             from = to;
             for _ in 0..20 {
-                table.insert(Id::new(next() as u32, 0), entry("new"), 0, 0);
+                put(&mut table, Id::new(next() as u32, 0), entry("new"), 0, 0);
             }
         }
         seen.retain(|key| key.starts_with("stays"));
