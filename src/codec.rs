@@ -10,11 +10,18 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// `value` as bytes, format byte first.
 pub(crate) fn encode<T: Encode>(value: &T) -> Result<Vec<u8>> {
-    let mut bytes = vec![FORMAT];
-    bincode::encode_into_std_write(value, &mut bytes, CONFIG).map_err(|error| {
+    let mut bytes = Vec::new();
+    encode_after(&mut bytes, value)?;
+    Ok(bytes)
+}
+
+/// Appends `value` to `bytes`, format byte first.
+pub(crate) fn encode_after<T: Encode>(bytes: &mut Vec<u8>, value: &T) -> Result<()> {
+    bytes.push(FORMAT);
+    bincode::encode_into_std_write(value, bytes, CONFIG).map_err(|error| {
         Error::new(ErrorKind::DiskFailed, "the document cannot be encoded").because(error)
     })?;
-    Ok(bytes)
+    Ok(())
 }
 
 /// The value in `bytes`, all of which must belong to it.

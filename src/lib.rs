@@ -70,7 +70,7 @@ pub use engine::{
     Answer, Breaker, Cache, CacheBuilder, Cause, Charge, Durability, Event, Explanation, Filter, Happened,
     InNamespace, Latencies, ListCursor, Listed, Listing, MissReason, NamespaceStats, OVERFLOW_NAME,
     Operation, Outcome, Policy, Selector, SetOptions, SourceStatus, Stats, StoredCopy, Subscription,
-    TAGS_MAX, Task, Ttl, WarmReport, Warmed, Warmth,
+    TAGS_MAX, Task, Ttl, Turn, WarmReport, Warmed, Warmth,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use key::{DEFAULT_NAMESPACE, KEY_BYTES_MAX, Key, KeyRef, Namespace, Parsed, TAG_BYTES_MAX, Tag};

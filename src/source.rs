@@ -197,9 +197,9 @@ impl<'a> Ask<'a> {
         self.room.take(bytes)
     }
 
-    /// What the answer holds so far.
+    /// What the answer may hold so far.
     pub(crate) fn taken_room(&self) -> u64 {
-        self.room.taken()
+        self.room.ahead + self.room.taken()
     }
 }
 
@@ -207,7 +207,9 @@ impl<'a> Ask<'a> {
 pub struct Room {
     shared: Arc<AtomicU64>,
     bytes_max: u64,
-    /// What this load holds. Raised by its own task only.
+    /// What was made room for before the load began, beside the account.
+    ahead: u64,
+    /// What this load holds beyond that. Raised by its own task only.
     taken: AtomicU64,
     /// Called when what all loads hold has changed by much.
     changed: Option<Box<dyn Fn() + Send + Sync>>,
@@ -221,17 +223,23 @@ impl Room {
         bytes_max: u64,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { shared, bytes_max, taken: AtomicU64::new(0), changed: Some(Box::new(changed)) }
+        Self { shared, bytes_max, ahead: 0, taken: AtomicU64::new(0), changed: Some(Box::new(changed)) }
     }
 
     /// Room of its own: for tests of sources.
     #[must_use]
     pub fn alone(bytes_max: u64) -> Self {
-        Self { shared: Arc::default(), bytes_max, taken: AtomicU64::new(0), changed: None }
+        Self { shared: Arc::default(), bytes_max, ahead: 0, taken: AtomicU64::new(0), changed: None }
     }
 
-    /// What this load holds.
-    pub(crate) fn taken(&self) -> u64 {
+    /// The same, for a load that `bytes` were made room for before it began.
+    pub(crate) fn ahead(mut self, bytes: u64) -> Self {
+        self.ahead = bytes;
+        self
+    }
+
+    /// What this load holds on the account.
+    fn taken(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
     }
 
@@ -278,6 +286,9 @@ impl fmt::Debug for Room {
 /// So many bytes more or less are worth making room for at once; the rest is seen to at the next sweep.
 const MUCH: u64 = 1 << 20;
 
+/// How many bytes an answer will have, about.
+pub type Weighing<'l> = Pin<Box<dyn Future<Output = Result<u64>> + Send + 'l>>;
+
 /// A load under way: what the source has, or an error when it does not know.
 pub type Loading<'l> = Pin<Box<dyn Future<Output = Result<Load>> + Send + 'l>>;
 
@@ -320,6 +331,15 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// What there is under the key now.
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l>;
 
+    /// About how many bytes the answer to a load of `key` will have, for a source that can tell before it reads them;
+    /// 0, the default, where that is little or not known. So much and what is made of it is made room for before the load
+    /// begins: it waits until other large loads have ended, and is turned away as [`ErrorKind::Busy`] where that takes
+    /// too long.
+    fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
+        let _ = key;
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
     /// Whether `loaded` may be kept and served under `key`. What is refused never takes the place of a good value.
     ///
     /// # Errors
@@ -338,6 +358,10 @@ pub trait Source: Send + Sync + fmt::Debug {
 impl<S: Source + ?Sized> Source for Arc<S> {
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
         (**self).load(ask)
+    }
+
+    fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
+        (**self).weigh(key)
     }
 
     fn validate(&self, key: KeyRef<'_>, loaded: &Loaded) -> Result<()> {

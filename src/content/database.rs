@@ -22,8 +22,9 @@ use redb::{
     Builder, Database as Redb, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
     StorageError, Table, TableDefinition, TableError,
 };
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An open content file.
@@ -36,6 +37,8 @@ pub(super) struct Database {
     identity: OnceLock<(u64, u64)>,
     /// The places of damaged documents that somebody met, for health; some may have been mended since.
     met: Mutex<BTreeSet<String>>,
+    /// Held by whoever looks how large a row is: of the pages that nobody has made room for one is in memory at a time.
+    pub(super) weighing: Mutex<()>,
 }
 
 impl Database {
@@ -47,6 +50,7 @@ impl Database {
             handle: Mutex::new(Some(Arc::new(handle))),
             identity: OnceLock::new(),
             met: Mutex::default(),
+            weighing: Mutex::default(),
         };
         database.note_identity()?;
         Ok(database)
@@ -63,6 +67,7 @@ impl Database {
             handle: Mutex::new(Some(Arc::new(handle))),
             identity: OnceLock::new(),
             met: Mutex::default(),
+            weighing: Mutex::default(),
         };
         database.write(seed)?;
         std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
@@ -262,15 +267,16 @@ where
         checked_get(&self.meta, key)
     }
 
-    /// What is stored of the user `id`. An error names the place without the id.
-    pub(super) fn bookmarks(&self, id: &str) -> Result<Option<Vec<u8>>> {
+    /// What `read` makes of what is stored of the user `id`, where anything is; it reads the bytes of the file's page,
+    /// and none of them is copied. An error names the place without the id.
+    pub(super) fn bookmarks<T>(&self, id: &str, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
         let Some(table) = &self.bookmarks else { return Ok(None) };
         let Some(row) = table.get(id).map_err(|error| stored(error.into()))? else { return Ok(None) };
         let Some(payload) = unsealed(&bookmarks_key(id), row.value()) else {
             let message = "the stored bookmarks do not match their digest and are not served";
             return Err(Error::new(ErrorKind::ContentDamaged, message).at(BOOKMARKS_PLACE));
         };
-        Ok(Some(payload.to_vec()))
+        read(payload).map(Some)
     }
 
     /// The ids of at most `most` users that have something stored and stand after `id` in order.
@@ -314,11 +320,10 @@ impl WriteRows<'_> {
         Ok(())
     }
 
-    /// Stores `payload` for the user `id`.
-    pub(super) fn put_bookmarks(&mut self, id: &str, payload: &[u8]) -> Result<()> {
-        let row = sealed(&bookmarks_key(id), payload);
+    /// Stores for the user `id` what [`bookmarks_row`] made.
+    pub(super) fn put_bookmarks(&mut self, id: &str, row: &[u8]) -> Result<()> {
         let table = self.bookmarks.as_mut().ok_or_else(no_table)?;
-        table.insert(id, row.as_slice()).map_err(|error| stored(error.into()))?;
+        table.insert(id, row).map_err(|error| stored(error.into()))?;
         Ok(())
     }
 
@@ -362,12 +367,25 @@ fn sealed(key: &str, payload: &[u8]) -> Vec<u8> {
 }
 
 fn unsealed<'r>(key: &str, row: &'r [u8]) -> Option<&'r [u8]> {
-    let (found, payload) = row.split_first_chunk::<16>()?;
+    let (found, payload) = row.split_first_chunk::<DIGEST_BYTES>()?;
     (u128::from_le_bytes(*found) == digest(key, payload)).then_some(payload)
 }
 
 fn digest(key: &str, payload: &[u8]) -> u128 {
-    xxh3_128(&[key.as_bytes(), &[0], payload].concat())
+    let mut digest = Xxh3Default::new();
+    digest.update(key.as_bytes());
+    digest.update(&[0]);
+    digest.update(payload);
+    digest.digest128()
+}
+
+/// The row of the user `id` with `value`, made in one piece: the largest have tens of megabytes.
+pub(super) fn bookmarks_row(id: &str, value: &impl bincode::Encode) -> Result<Vec<u8>> {
+    let mut row = vec![0; DIGEST_BYTES];
+    codec::encode_after(&mut row, value)?;
+    let (place, payload) = row.split_at_mut(DIGEST_BYTES);
+    place.copy_from_slice(&digest(&bookmarks_key(id), payload).to_le_bytes());
+    Ok(row)
 }
 
 /// What the row of a user is sealed with: so that no row of another table holds as one.
@@ -467,6 +485,9 @@ const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("docume
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 const BOOKMARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bookmarks");
+
+/// A digest stands before every payload.
+const DIGEST_BYTES: usize = 16;
 
 /// The place that an error about the row of a user names; the id is nobody else's business.
 pub(super) const BOOKMARKS_PLACE: &str = "the bookmarks of a user";

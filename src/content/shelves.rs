@@ -4,17 +4,17 @@
 //! replaces the bookmarks of all users, and refuses a file in which anything breaks a rule of bookmarks. Ids stand in
 //! the order of the table, so that what is not in a backup is found without remembering what is.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
-use crate::codec;
 use crate::error::{ErrorKind, Result};
 
 use super::Verified;
-use super::bookmarks::{BOOKMARKS_BYTES_MAX, BOOKMARKS_MAX, Bookmark, Shelf, decoded, note, verse};
-use super::database::{Rows, WriteRows};
+use super::bookmarks::{BOOKMARKS_BYTES_MAX, BOOKMARKS_MAX, Mark, Shelf, decoded, note, unrendered, verse};
+use super::database::{Rows, WriteRows, bookmarks_row};
 use super::date;
 use super::keys::UserId;
 use super::parse::{self, Bounded, refused};
@@ -39,18 +39,17 @@ where
         while page.document.len() < PAGE_BYTES {
             let after = page.last.as_deref().unwrap_or(id);
             let Some(id) = self.users_after(after, 1)?.pop() else { break };
-            let kept = self.bookmarks(&id)?.map(|payload| decoded(&payload)).transpose()?.unwrap_or_default();
             if page.users > 0 {
                 page.document.push(b',');
             }
-            let of_user = OfUser {
-                user: &id,
-                modified_at: &date::show(crate::clock::Timestamp::from_millis(kept.modified_at_ms)),
-                bookmarks: &kept.bookmarks,
-            };
-            serde_json::to_writer(&mut page.document, &of_user).map_err(|error| {
-                crate::Error::new(ErrorKind::ContentDamaged, "the bookmarks cannot be rendered")
-                    .because(error)
+            self.bookmarks(&id, |payload| {
+                let kept = decoded(payload)?;
+                let of_user = OfUser {
+                    user: &id,
+                    modified_at: &date::show(crate::clock::Timestamp::from_millis(kept.modified_at_ms)),
+                    bookmarks: &kept.bookmarks,
+                };
+                serde_json::to_writer(&mut page.document, &of_user).map_err(unrendered)
             })?;
             (page.users, page.last) = (page.users + 1, Some(id));
         }
@@ -69,11 +68,8 @@ where
             after.clone_from(last);
             for id in page {
                 verified.documents += 1;
-                match self
-                    .bookmarks(&id)
-                    .and_then(|payload| payload.map_or(Ok(()), |it| decoded(&it).map(drop)))
-                {
-                    Ok(()) => {}
+                match self.bookmarks(&id, |payload| decoded(payload).map(drop)) {
+                    Ok(_) => {}
                     Err(error) if error.kind() == ErrorKind::ContentDamaged && error.place().is_some() => {
                         verified.damaged.push(format!("bookmarks/{}", verified.documents));
                     }
@@ -100,13 +96,12 @@ impl WriteRows<'_> {
             let kept = fields.shelf(&place)?;
             removed += self.remove_users_between(last, Some(id.as_str()))?;
             id.as_str().clone_into(last);
-            let stands =
-                self.bookmarks(id.as_str()).ok().flatten().and_then(|payload| decoded(&payload).ok());
-            let is_same = stands.is_some_and(|stands| {
-                (stands.modified_at_ms, &stands.bookmarks) == (kept.modified_at_ms, &kept.bookmarks)
+            let is_same = self.bookmarks(id.as_str(), |payload| {
+                let stands = decoded(payload)?;
+                Ok((stands.modified_at_ms, &stands.bookmarks) == (kept.modified_at_ms, &kept.bookmarks))
             });
-            if !is_same {
-                self.put_bookmarks(id.as_str(), &codec::encode(&kept)?)?;
+            if !is_same.ok().flatten().unwrap_or(false) {
+                self.put_bookmarks(id.as_str(), &bookmarks_row(id.as_str(), &kept)?)?;
                 changed += 1;
             }
         }
@@ -131,7 +126,7 @@ impl WriteRows<'_> {
 struct OfUser<'u> {
     user: &'u str,
     modified_at: &'u str,
-    bookmarks: &'u [Bookmark],
+    bookmarks: &'u [Mark<'u>],
 }
 
 #[derive(Deserialize)]
@@ -155,7 +150,7 @@ struct KeptFields {
 }
 
 impl UserFields {
-    fn shelf(self, place: &str) -> Result<Shelf> {
+    fn shelf(self, place: &str) -> Result<Shelf<'static>> {
         let mut bookmarks = Vec::with_capacity(self.bookmarks.0.len());
         let mut seen = HashSet::new();
         for (at, fields) in self.bookmarks.0.into_iter().enumerate() {
@@ -164,10 +159,10 @@ impl UserFields {
             if !seen.insert(verse) {
                 return Err(refused(place(""), &format!("repeats {verse}")));
             }
-            bookmarks.push(Bookmark {
+            bookmarks.push(Mark {
                 surah: verse.surah().get(),
                 ayah: verse.ayah(),
-                note: note(|| place(".note"), fields.note)?,
+                note: note(|| place(".note"), fields.note)?.map(Cow::Owned),
                 created_at_ms: dated(&place(".created_at"), &fields.created_at)?,
             });
         }

@@ -25,16 +25,19 @@ impl Charge {
         self.bytes
     }
 
-    /// Charges `bytes` from now on instead of what was charged before. Entries have given way when this returns; all
-    /// charges together take at most three quarters of the limit.
+    /// Charges `bytes` from now on instead of what was charged before. Entries have given way when this returns, to within
+    /// a megabyte of all charges; those together take at most three quarters of the limit.
     pub fn set(&mut self, bytes: u64) {
         let sum = &self.state.charged_bytes;
-        if bytes > self.bytes {
-            sum.fetch_add(bytes - self.bytes, Ordering::Relaxed);
+        let change = bytes.abs_diff(self.bytes);
+        let before = if bytes > self.bytes {
+            sum.fetch_add(change, Ordering::Relaxed)
         } else {
-            sum.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
-        }
-        if bytes != std::mem::replace(&mut self.bytes, bytes) {
+            sum.fetch_sub(change, Ordering::Relaxed)
+        };
+        let after = before.wrapping_add(bytes).wrapping_sub(self.bytes);
+        self.bytes = bytes;
+        if before / STEP_BYTES != after / STEP_BYTES || after == 0 && change > 0 {
             self.state.charge_beside();
         }
     }
@@ -51,3 +54,6 @@ impl fmt::Debug for Charge {
         f.debug_struct("Charge").field("bytes", &self.bytes).finish_non_exhaustive()
     }
 }
+
+/// Entries give way by so much at a time, so that many small charges cost little.
+const STEP_BYTES: u64 = 1 << 20;

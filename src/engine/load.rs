@@ -21,6 +21,7 @@ use crate::sync::AtomicU64;
 use super::Cache;
 use super::events::Event;
 use super::flight::{Flight, Landed, Landing, Waiting};
+use super::heavy::{self, Turn};
 use super::outcome::{Outcome, is_failure};
 use super::policy::Policy;
 use super::read::{Asking, keep_promoted};
@@ -63,9 +64,12 @@ async fn look_and_ask(state: &Arc<State>, source: &dyn Source, flight: &Flight) 
 
 async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Option<Entry>) -> Landing {
     let (key, policy) = (flight.key(), state.policy(flight.key().namespace()));
+    // Held until the answer is an entry.
+    let turn = heavy::room(state, source, &policy, key).await?;
     let sequence = state.next_sequence();
     let own = state.clone();
-    let room = Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside());
+    let room = Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside())
+        .ahead(turn.as_ref().map_or(0, Turn::bytes));
     let mut ask = Ask::new(key, &room);
     if let Some(held) = &held {
         ask.validator = Terms::of(held).validator;
@@ -74,7 +78,7 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
     }
     let loading = Loading { state, flight, policy: &policy, sequence };
     match retry::ask(state, source, &policy, ask).await? {
-        Load::Value(loaded) => loading.keep(&loaded, held.as_ref()),
+        Load::Value(loaded) => loading.keep(loaded, held.as_ref()),
         Load::NotModified => loading.renew(held.as_ref()),
         Load::Absent => Ok(loading.note_absence(held.as_ref())),
     }
@@ -89,20 +93,20 @@ struct Loading<'l> {
 }
 
 impl Loading<'_> {
-    fn keep(&self, loaded: &Loaded, held: Option<&Entry>) -> Landing {
-        let (state, key) = (self.state, self.flight.key());
+    fn keep(&self, loaded: Loaded, held: Option<&Entry>) -> Landing {
+        let (state, key, is_stored) = (self.state, self.flight.key(), loaded.is_stored);
+        let own = loaded.stale_while_revalidate.max(loaded.stale_if_error).unwrap_or_default();
         let entry = self.admitted(loaded)?;
         let now = state.clock.now();
-        if !loaded.is_stored {
+        if !is_stored {
             // What was held is not what the source has now.
             self.take_out(held);
             state.unstored.remember(key, now, now.after(UNSTORED_FOR), || true);
             return Ok(Landed { entry: Some(entry), outcome: Outcome::Bypass, is_shared: false });
         }
         state.unstored.forget(key);
-        let own = loaded.stale_while_revalidate.max(loaded.stale_if_error).unwrap_or_default();
         state.graces.widen(state.tiers(), key.namespace(), own.max(self.policy.grace()));
-        let is_too_large = loaded.body.len() as u64 > state.value_bytes_max;
+        let is_too_large = entry.body().len() as u64 > state.value_bytes_max;
         Ok(self.insert(entry, is_too_large))
     }
 
@@ -172,7 +176,7 @@ impl Loading<'_> {
     }
 
     /// What the source gave, as an entry with its own lifetime or that of its namespace.
-    fn admitted(&self, loaded: &Loaded) -> Result<Entry> {
+    fn admitted(&self, mut loaded: Loaded) -> Result<Entry> {
         let stored_at = self.state.clock.now();
         let head = Head {
             content_type: &loaded.content_type,
@@ -181,6 +185,8 @@ impl Loading<'_> {
             forms: loaded.forms.as_forms(),
         };
         let mut head = head.encode()?;
+        // They stand in the head now, and may be large.
+        loaded.forms.coded = Vec::new();
         let terms = Terms {
             ttl_ms: loaded.ttl.map(as_millis),
             validator: loaded.validator.as_deref().filter(|validator| validator.len() <= VALIDATOR_BYTES_MAX),

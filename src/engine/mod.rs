@@ -17,6 +17,7 @@ mod forget;
 mod gate;
 mod get;
 mod graces;
+mod heavy;
 mod invalidate;
 mod latency;
 mod list;
@@ -61,6 +62,7 @@ pub use charge::Charge;
 pub use events::{Event, Subscription};
 pub use explain::{Explanation, StoredCopy};
 pub use gate::{Breaker, SourceStatus};
+pub use heavy::Turn;
 pub use invalidate::Selector;
 pub use list::{Filter, ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
@@ -164,6 +166,19 @@ impl Cache {
     #[must_use]
     pub fn charge(&self) -> Charge {
         Charge::new(self.shared_state())
+    }
+
+    /// Waits for a turn to make something that takes so many bytes for a while: what is made at a time, large answers
+    /// that are being loaded included, is bounded, and entries give way to it as to a [`Charge`]. Turns come in the order
+    /// in which they are asked for; nobody may ask who has one already.
+    pub async fn turn(&self, bytes: u64) -> Turn {
+        heavy::turn(&self.0.state, bytes).await
+    }
+
+    /// So many bytes all turns together are for.
+    #[must_use]
+    pub fn turn_bytes_max(&self) -> u64 {
+        self.state().heavy.bytes_max()
     }
 
     /// Whether memory still keeps this very entry under its key.

@@ -20,6 +20,7 @@ use super::events::{Event, Events};
 use super::flight::Flights;
 use super::gate::Gates;
 use super::graces::{Graces, Tiers};
+use super::heavy::Heavy;
 use super::load;
 use super::outcome::{self, Outcome};
 use super::policy::{Policies, Policy};
@@ -81,6 +82,8 @@ pub(super) struct State {
     pub(super) loading_bytes: Arc<AtomicU64>,
     /// What they may hold.
     pub(super) loading_bytes_max: u64,
+    /// What is large and made for a while takes its turn here.
+    pub(super) heavy: Heavy,
     /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
     sequence: AtomicU64,
     closed: AtomicBool,
@@ -141,6 +144,7 @@ impl State {
             charged_bytes: AtomicU64::new(0),
             loading_bytes,
             loading_bytes_max,
+            heavy: Heavy::new(memory_bytes),
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
             closed: AtomicBool::new(false),
             turns: [const { Mutex::new(()) }; TURNS],

@@ -42,6 +42,7 @@ pub use self::events::{Cause, Removal};
 pub use self::expiry::Swept;
 pub use self::generations::{FLOORS_MAX, FloorList, Generations};
 pub use self::namespaces::{NAMESPACES_MAX, OVERFLOW_NAME};
+pub use self::release::map_large_buffers;
 pub use self::resident::resident_now;
 pub use self::scan::{Cursor, Scanned, Verdict};
 use self::shard::Tally;

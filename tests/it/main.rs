@@ -26,6 +26,7 @@ mod layer;
 mod library;
 mod limits;
 mod linearizable;
+mod lists;
 mod memory;
 mod operations;
 mod origin;

@@ -188,7 +188,9 @@ pub(super) async fn erase_user(
 ) -> Reply {
     let user = site.gate.access().user(UserId::parse(&id)?);
     let conditions = WriteConditions::of(&headers);
+    let turn = bookmarks::room_to_look(&site, &user, &conditions).await?;
     run(&site, move |site| {
+        let _turn = turn;
         let guard = |standing: &Standing| bookmarks::check(&conditions, standing);
         let change = site.store.bookmarks().delete_all(&user, (!conditions.is_empty()).then_some(&guard))?;
         changes::apply(&site.cache, &site.store, &change)

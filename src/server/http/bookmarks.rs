@@ -15,6 +15,7 @@ use axum::response::IntoResponse;
 
 use crate::content::keys::{User, Verse};
 use crate::content::{Bookmarks, Change, Kept, Standing};
+use crate::engine::Turn;
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
@@ -22,7 +23,7 @@ use super::Site;
 use super::admin::run;
 use super::auth::Owner;
 use super::conditions::{Validators, WriteConditions};
-use super::incoming::{BOOKMARKS_TIMES, read_whole};
+use super::incoming::{BOOKMARKS_TIMES, read_whole_beside};
 use super::problem::Problem;
 use super::reply::Representation;
 
@@ -50,7 +51,8 @@ pub(super) async fn list(
 pub(super) async fn put_list(State(site): State<Site>, owner: Owner, request: Request) -> Reply {
     let conditions = WriteConditions::of(request.headers());
     let place = HeaderValue::from_str(request.uri().path());
-    let document = read_whole(&site, request.into_body(), BOOKMARKS_TIMES).await?;
+    let stands = weight(&site, &owner.0).await? * STANDING_TIMES;
+    let document = read_whole_beside(&site, request.into_body(), BOOKMARKS_TIMES, stands).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
         let kept = bookmarks.put_all(user, &document, (!conditions.is_empty()).then_some(&guard))?;
@@ -70,7 +72,9 @@ pub(super) async fn put_list(State(site): State<Site>, owner: Owner, request: Re
 /// `DELETE /api/v1/users/{id}/bookmarks`
 pub(super) async fn delete_list(State(site): State<Site>, owner: Owner, headers: HeaderMap) -> Reply {
     let conditions = WriteConditions::of(&headers);
+    let turn = room_to_look(&site, &owner.0, &conditions).await?;
     change(&site, owner.0, move |bookmarks, user| {
+        let _turn = turn;
         let guard = |standing: &Standing| check(&conditions, standing);
         Ok(((), bookmarks.delete_all(user, (!conditions.is_empty()).then_some(&guard))?))
     })
@@ -89,7 +93,8 @@ pub(super) async fn put_one(
     let verse = Verse::parse(&verse)
         .map_err(|error| Error::new(ErrorKind::DocumentInvalid, error.message().to_owned()))?;
     let conditions = WriteConditions::of(&headers);
-    let document = read_whole(&site, body, BOOKMARKS_TIMES).await?;
+    let stands = weight(&site, &owner.0).await? * CHANGED_TIMES;
+    let document = read_whole_beside(&site, body, BOOKMARKS_TIMES, stands).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
         let kept = bookmarks.put(user, verse, &document, (!conditions.is_empty()).then_some(&guard))?;
@@ -109,7 +114,9 @@ pub(super) async fn delete_one(
 ) -> Reply {
     let verse = Verse::parse(&verse)?;
     let conditions = WriteConditions::of(&headers);
+    let turn = site.incoming.turn(weight(&site, &owner.0).await? * CHANGED_TIMES).await?;
     change(&site, owner.0, move |bookmarks, user| {
+        let _turn = turn;
         let guard = |standing: &Standing| check(&conditions, standing);
         Ok(((), bookmarks.delete(user, verse, (!conditions.is_empty()).then_some(&guard))?))
     })
@@ -149,6 +156,24 @@ pub(super) fn check(conditions: &WriteConditions, standing: &Standing) -> crate:
     // Of two states within one second a date names neither.
     let modified_at_secs = standing.modified_at.as_secs() + u64::from(standing.is_second_shared);
     conditions.check_within(standing.is_there, Validators { digest: standing.digest, modified_at_secs })
+}
+
+/// How much there is of the user's list, for whoever makes room for it.
+async fn weight(site: &Site, user: &User) -> Result<u64, Problem> {
+    let id = user.id.clone();
+    run(site, move |site| site.store.bookmarks().weight(&id)).await
+}
+
+/// Room to look at the list of `user`, where `conditions` ask about it.
+pub(super) async fn room_to_look(
+    site: &Site,
+    user: &User,
+    conditions: &WriteConditions,
+) -> Result<Option<Turn>, Problem> {
+    if conditions.is_empty() {
+        return Ok(None);
+    }
+    site.incoming.turn(weight(site, user).await? * STANDING_TIMES).await
 }
 
 /// Runs `work` to its end and lets the cache forget what it changed.
@@ -202,6 +227,11 @@ fn put<E>(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, 
         headers.insert(name, value);
     }
 }
+
+/// How many times the list that stands is held: to look at it, its page of the file, which may have twice the length;
+/// to change it, the new row beside that, then the row beside its page.
+const STANDING_TIMES: u64 = 2;
+const CHANGED_TIMES: u64 = 4;
 
 /// When a list that was never kept says it changed.
 const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 GMT";

@@ -1,6 +1,7 @@
 //! The coded forms of a body: made once, when its source gave it, and kept beside it in the same entry.
 //!
-//! [`Coded`] stands before a source and adds to what it gives the forms worth keeping, on a thread that may block.
+//! [`Coded`] stands before a source and adds to what it gives the forms worth keeping, on a thread that may block. Of a
+//! large body that is one form, made quickly: it takes the room of its length, and somebody waits for it.
 //! Where a namespace keeps only its compressed form, the body itself is the gzip form, which every client with any
 //! coding at all takes, and the plain form is made for those that take none.
 
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use crate::entry::{Entry, Form, Head};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
-use crate::source::{Ask, Load, Loaded, LoadedForms, Loading, Source};
+use crate::source::{Ask, Load, Loaded, LoadedForms, Loading, Source, Weighing};
 
 use super::coding::Coding;
 
@@ -47,6 +48,10 @@ impl<S: Source> Source for Coded<S> {
         })
     }
 
+    fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
+        self.source.weigh(key)
+    }
+
     fn validate(&self, key: KeyRef<'_>, loaded: &Loaded) -> Result<()> {
         if loaded.forms.plain.is_some() { Ok(()) } else { self.source.validate(key, loaded) }
     }
@@ -63,7 +68,7 @@ fn with_forms(mut loaded: Loaded, is_compressed_only: bool) -> Result<Loaded> {
         return Ok(Loaded { body: plain, ..loaded });
     }
     if is_compressed_only {
-        let coded = encode(Coding::Gzip, &plain)?;
+        let coded = gzipped(&plain)?;
         if !is_worth_keeping(&coded, &plain) {
             return Ok(Loaded { body: plain, ..loaded });
         }
@@ -73,12 +78,21 @@ fn with_forms(mut loaded: Loaded, is_compressed_only: bool) -> Result<Loaded> {
         loaded.forms.kept[Coding::Gzip as usize] = Some(form);
         return Ok(Loaded { body: coded, ..loaded });
     }
+    let codings: &[Coding] = if plain.len() < LARGE_BYTES {
+        &[Coding::Zstd, Coding::Brotli, Coding::Gzip]
+    } else {
+        &[Coding::Gzip]
+    };
     let mut forms = Box::<LoadedForms>::default();
-    for coding in [Coding::Zstd, Coding::Brotli, Coding::Gzip] {
-        let coded = encode(coding, &plain)?;
+    for coding in codings {
+        let coded = encode(*coding, &plain)?;
         if is_worth_keeping(&coded, &plain) {
-            forms.kept[coding as usize] = Some(Form { mark: mark(&coded), bytes: coded.len() as u64 });
-            forms.coded.extend_from_slice(&coded);
+            forms.kept[*coding as usize] = Some(Form { mark: mark(&coded), bytes: coded.len() as u64 });
+            if forms.coded.is_empty() {
+                forms.coded = coded;
+            } else {
+                forms.coded.extend_from_slice(&coded);
+            }
         }
     }
     loaded.forms = forms;
@@ -98,25 +112,29 @@ fn is_worth_keeping(coded: &[u8], plain: &[u8]) -> bool {
 }
 
 fn encode(coding: Coding, plain: &[u8]) -> Result<Vec<u8>> {
-    let failed = |error: std::io::Error| {
-        Error::new(ErrorKind::SourceUnavailable, "the answer cannot be compressed").because(error)
-    };
     match coding {
-        Coding::Zstd => zstd::bulk::compress(plain, ZSTD_LEVEL).map_err(failed),
+        Coding::Zstd => zstd::bulk::compress(plain, ZSTD_LEVEL).map_err(unpacked),
         Coding::Brotli => {
             let mut coded = Vec::with_capacity(plain.len() / 2);
             let mut writer =
                 brotli::CompressorWriter::new(&mut coded, 4096, BROTLI_QUALITY, BROTLI_WINDOW_BITS);
-            writer.write_all(plain).map_err(failed)?;
+            writer.write_all(plain).map_err(unpacked)?;
             drop(writer);
             Ok(coded)
         }
-        Coding::Gzip => {
-            let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(GZIP_LEVEL));
-            writer.write_all(plain).and_then(|()| writer.finish()).map_err(failed)
-        }
+        Coding::Gzip => gzipped(plain),
         Coding::Identity => Ok(plain.to_vec()),
     }
+}
+
+fn gzipped(plain: &[u8]) -> Result<Vec<u8>> {
+    let level = if plain.len() < LARGE_BYTES { GZIP_LEVEL } else { GZIP_LEVEL_LARGE };
+    let mut writer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+    writer.write_all(plain).and_then(|()| writer.finish()).map_err(unpacked)
+}
+
+fn unpacked(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::SourceUnavailable, "the answer cannot be compressed").because(error)
 }
 
 /// The plain form of what `entry` holds.
@@ -143,6 +161,9 @@ pub(super) fn plain_bytes(entry: &Entry) -> u64 {
 /// Smaller bodies fit into one packet as they are.
 const PLAIN_BYTES_MIN: usize = 512;
 
+/// From here on a body is large: of the built-in ones none is a quarter of it.
+const LARGE_BYTES: usize = 1 << 20;
+
 /// What is taken at once to decompress into; a stored length is believed no further.
 const ROOM_BYTES_MAX: usize = 1 << 20;
 
@@ -151,6 +172,9 @@ const ZSTD_LEVEL: i32 = 9;
 const BROTLI_QUALITY: u32 = 6;
 const BROTLI_WINDOW_BITS: u32 = 18;
 const GZIP_LEVEL: u32 = 7;
+
+/// And one at which ten megabytes take some hundred milliseconds.
+const GZIP_LEVEL_LARGE: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -185,6 +209,15 @@ mod tests {
                 assert_eq!(with_forms(loaded(body), is_compressed_only).unwrap(), loaded(body));
             }
         }
+    }
+
+    #[test]
+    fn of_a_large_body_one_form_is_made() {
+        let text = "a verse and another ".repeat(LARGE_BYTES / 20 + 1);
+        let kept = with_forms(loaded(text.as_bytes()), false).unwrap();
+        let made = kept.forms.kept.map(|form| form.is_some());
+        assert_eq!(made.iter().filter(|made| **made).count(), 1);
+        assert!(made[Coding::Gzip as usize] && kept.body.len() == text.len());
     }
 
     #[test]

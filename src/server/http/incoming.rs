@@ -3,9 +3,9 @@
 //! Promises: what bodies hold together is bounded, by a part of the memory limit and a little more, and charged to the
 //! cache, whose entries give way. A body that finds no room for a while is told 503 and when to come back. While others
 //! wait for room, a large body has to go on arriving at a least pace, so that one that stalls holds up nobody for long.
-//! What is done with a body takes room of its own, in the order of arrival: whoever has been read is always finished.
+//! What is done with a body takes its turn at the cache, in the order of arrival: whoever has been read is always finished.
 //!
-//! Small bodies cost a permit and an addition; the charge is brought up to date by the megabyte.
+//! Small bodies cost two permits and some additions.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -16,11 +16,10 @@ use axum::body::{Body, HttpBody as _};
 use axum::http::{HeaderValue, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::engine::{Cache, Charge};
+use crate::engine::{Cache, Charge, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::traffic::{Traffic, Want};
 
@@ -37,38 +36,10 @@ struct Shared {
     traffic: Arc<Traffic>,
     /// What bodies may hold until they are done, by KiB.
     room: Pool,
-    /// What is made of them may take as much beside, by KiB.
-    work: Pool,
     /// How many wait for room.
     waiting: AtomicUsize,
     imports: Arc<Semaphore>,
     exports: Arc<Semaphore>,
-    account: Mutex<Account>,
-}
-
-/// What is held, and what of it is charged.
-#[derive(Debug)]
-struct Account {
-    held: u64,
-    charge: Charge,
-}
-
-impl Account {
-    fn add(&mut self, bytes: u64) {
-        self.held += bytes;
-        self.settle();
-    }
-
-    fn sub(&mut self, bytes: u64) {
-        self.held = self.held.saturating_sub(bytes);
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        if self.held == 0 || self.held.abs_diff(self.charge.bytes()) >= CHARGE_STEP_BYTES {
-            self.charge.set(self.held);
-        }
-    }
 }
 
 /// Permits by KiB; a demand beyond all of them is for all of them.
@@ -92,16 +63,13 @@ impl Pool {
 impl Incoming {
     /// Beside `cache`, which gives way.
     pub(in crate::server) fn new(cache: &Cache, traffic: Arc<Traffic>) -> Self {
-        let all = all(cache);
         Self(Arc::new(Shared {
             cache: cache.clone(),
             traffic,
-            room: Pool::new((all / 4).min(ROOM_BYTES_MAX)),
-            work: Pool::new(all / 4 * 3),
+            room: Pool::new((cache.turn_bytes_max() / 3).min(ROOM_BYTES_MAX)),
             waiting: AtomicUsize::new(0),
             imports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             exports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
-            account: Mutex::new(Account { held: 0, charge: cache.charge() }),
         }))
     }
 
@@ -120,9 +88,21 @@ impl Incoming {
         busy(format!("{TRANSFERS_MAX} {what} are under way already; try again shortly"))
     }
 
+    /// Waits for its turn to make something that takes `bytes`; not for long. Who has such a turn, or a body, must not ask.
+    pub(super) async fn turn(&self, bytes: u64) -> Result<Option<Turn>, Problem> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let Ok(turn) = timeout(ROOM_PATIENCE, self.0.cache.turn(bytes)).await else {
+            self.0.traffic.turn_away(Want::Body);
+            return Err(busy("too much of what is large is being changed at once; try again shortly"));
+        };
+        Ok(Some(turn))
+    }
+
     /// The largest body that may be held where what is made of it takes `times` as much.
     fn bytes_max(&self, times: u64) -> u64 {
-        all(&self.0.cache) / times
+        self.0.cache.turn_bytes_max() / 3 * 4 / times
     }
 
     fn is_crowded(&self) -> bool {
@@ -144,12 +124,6 @@ impl Incoming {
         self.0.traffic.turn_away(Want::Body);
         Err(busy("too many large bodies are being received at once; try again shortly"))
     }
-}
-
-/// What bodies and what is made of them may take together: entries give way for three quarters of the limit, and a little
-/// more is there beside it.
-fn all(cache: &Cache) -> u64 {
-    cache.memory_limit() / 4 * 3 + BESIDE_BYTES
 }
 
 /// One that waits for room.
@@ -174,9 +148,8 @@ pub(super) struct Whole {
     bytes: Vec<u8>,
     incoming: Incoming,
     room: Option<OwnedSemaphorePermit>,
-    work: Option<OwnedSemaphorePermit>,
-    /// On the account.
-    entered: u64,
+    charge: Charge,
+    turn: Option<Turn>,
 }
 
 impl Deref for Whole {
@@ -197,14 +170,14 @@ impl Drop for Whole {
     fn drop(&mut self) {
         // Given back before it is said to be.
         self.bytes = Vec::new();
-        self.incoming.0.account.lock().sub(self.entered);
+        self.charge.set(0);
     }
 }
 
 impl Whole {
     fn new(incoming: &Incoming) -> Self {
-        let incoming = incoming.clone();
-        Self { bytes: Vec::new(), incoming, room: None, work: None, entered: 0 }
+        let (incoming, charge) = (incoming.clone(), incoming.0.cache.charge());
+        Self { bytes: Vec::new(), incoming, room: None, charge, turn: None }
     }
 
     /// What of the room it has taken.
@@ -231,31 +204,47 @@ impl Whole {
             // So that it does not grow by doubling; untouched memory is not yet taken.
             self.bytes.reserve_exact(announced.max(piece.len()));
         }
-        self.enter(piece.len() as u64);
+        self.charge.set((self.bytes.len() + piece.len()) as u64);
         self.bytes.extend_from_slice(piece);
     }
 
-    /// Waits for its turn to be made something of that takes `times` as much. Whoever is before it always ends.
-    async fn prepare(&mut self, times: u64) {
-        let more = self.bytes.len() as u64 * times.saturating_sub(1);
-        let work = &self.incoming.0.work;
-        self.work = work.permits.clone().acquire_many_owned(work.demand(more)).await.ok();
-        self.enter(more);
-    }
-
-    fn enter(&mut self, bytes: u64) {
-        self.entered += bytes;
-        self.incoming.0.account.lock().add(bytes);
+    /// Waits for its turn to be made something of that takes `times` as much, and so many bytes beside.
+    async fn prepare(&mut self, times: u64, beside: u64) {
+        let more = self.bytes.len() as u64 * times.saturating_sub(1) + beside;
+        self.turn = Some(self.incoming.0.cache.turn(more).await);
     }
 }
 
 /// The whole body of at most `limits.body`, of which something is made that takes `times` as much.
 pub(super) async fn read_whole(site: &Site, body: Body, times: u64) -> Result<Whole, Problem> {
-    read_at_most(site, body, (site.limits.body, times), too_large).await
+    read_whole_beside(site, body, times, 0).await
+}
+
+/// As [`read_whole`], where what is made takes so many bytes beside.
+pub(super) async fn read_whole_beside(
+    site: &Site,
+    body: Body,
+    times: u64,
+    beside: u64,
+) -> Result<Whole, Problem> {
+    let mut whole = read(site, body, (site.limits.body, times), too_large).await?;
+    whole.prepare(times, beside).await;
+    Ok(whole)
 }
 
 /// The whole body of at most so many bytes, of which something is made that takes so many times as much.
 pub(super) async fn read_at_most(
+    site: &Site,
+    body: Body,
+    (bytes_max, times): (u64, u64),
+    too_large: impl FnOnce(u64) -> Error,
+) -> Result<Whole, Problem> {
+    let mut whole = read(site, body, (bytes_max, times), too_large).await?;
+    whole.prepare(times, 0).await;
+    Ok(whole)
+}
+
+async fn read(
     site: &Site,
     mut body: Body,
     (bytes_max, times): (u64, u64),
@@ -282,7 +271,6 @@ pub(super) async fn read_at_most(
         }
         whole.add(&chunk, announced);
     }
-    whole.prepare(times).await;
     Ok(whole)
 }
 
@@ -381,24 +369,18 @@ fn busy(detail: impl Into<String>) -> Problem {
 }
 
 /// How much memory is taken for each byte of a body until its request is done, the body included: of a list of keys, the
-/// keys; of a value, its entry; of a batch, what is decoded and the entry under way; of a document, what is parsed, encoded,
-/// rendered and held by the transaction; of a list of bookmarks, the same and the list that stood before.
+/// keys; of a value, its entry; of a batch, what is decoded and the entry under way; of a document or a list of bookmarks,
+/// what is parsed, encoded, rendered and held by the transaction.
 pub(super) const KEYS_TIMES: u64 = 4;
 pub(super) const VALUE_TIMES: u64 = 2;
 pub(super) const BATCH_TIMES: u64 = 3;
 pub(super) const DOCUMENT_TIMES: u64 = 5;
-pub(super) const BOOKMARKS_TIMES: u64 = 8;
+pub(super) const BOOKMARKS_TIMES: u64 = 6;
 
 const KIB: u64 = 1 << 10;
 
 /// The most that bodies hold while they arrive, whatever the memory limit is.
 const ROOM_BYTES_MAX: u64 = 64 << 20;
-
-/// What bodies may take where no entry can give way to them.
-const BESIDE_BYTES: u64 = 36 << 20;
-
-/// The charge follows what is held within so much.
-const CHARGE_STEP_BYTES: u64 = 1 << 20;
 
 /// Imports and exports at a time, each.
 const TRANSFERS_MAX: usize = 4;

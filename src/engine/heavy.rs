@@ -1,0 +1,139 @@
+//! Room for what is large and made for a while beside the entries: answers that their source knows to be large before it
+//! loads them, and whatever else the program makes on the cache's account.
+//!
+//! Promises: what is made at a time is bounded, and charged to the limit, so that entries give way before it is taken;
+//! turns are given in the order in which they are asked for. What is larger than all the room there is goes alone. Loads
+//! that tell nothing ahead have an account of their own ([`super::load`]) and never wait here.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::future::{FutureExt as _, or};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::KeyRef;
+use crate::source::Source;
+
+use super::charge::Charge;
+use super::policy::Policy;
+use super::state::State;
+
+/// A turn to hold so many bytes beside the entries; given back when dropped. From [`Cache::turn`](super::Cache::turn).
+#[derive(Debug)]
+pub struct Turn {
+    // In this order: first what is charged is given back, then the turn.
+    charge: Charge,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turn {
+    /// How many.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+}
+
+/// What may be held at a time, by KiB.
+#[derive(Debug)]
+pub(super) struct Heavy {
+    permits: Arc<Semaphore>,
+    kib: u32,
+}
+
+impl Heavy {
+    /// Beside a tier of so many bytes.
+    pub(super) fn new(memory: u64) -> Self {
+        let bytes = (memory / 4 * 3 + BESIDE_BYTES) / 4 * 3;
+        let kib = u32::try_from(bytes / KIB).unwrap_or(KIB_MAX).min(KIB_MAX);
+        Self { permits: Arc::new(Semaphore::new(kib as usize)), kib }
+    }
+
+    pub(super) fn bytes_max(&self) -> u64 {
+        u64::from(self.kib) * KIB
+    }
+}
+
+/// Waits for a turn to hold `bytes`. Whoever is before it always ends, as long as nobody asks who has one already.
+pub(super) async fn turn(state: &Arc<State>, bytes: u64) -> Turn {
+    let heavy = &state.heavy;
+    let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(KIB_MAX).min(heavy.kib);
+    // Closed by nobody.
+    let permit = heavy.permits.clone().acquire_many_owned(kib).await.ok();
+    let mut charge = Charge::new(state.clone());
+    charge.set(bytes);
+    Turn { charge, _permit: permit }
+}
+
+/// Waits for the room that `source` will need for `key`; `None` where that is not worth a wait.
+pub(super) async fn room(
+    state: &Arc<State>,
+    source: &dyn Source,
+    policy: &Policy,
+    key: KeyRef<'_>,
+) -> Result<Option<Turn>> {
+    let weighing = AssertUnwindSafe(source.weigh(key)).catch_unwind();
+    let too_slow = async {
+        state.timer.sleep(policy.timeout).await;
+        Ok(Ok(0))
+    };
+    // A source that cannot say it says nothing; the load itself will tell what is wrong.
+    let Ok(Ok(bytes)) = or(weighing, too_slow).await else { return Ok(None) };
+    if bytes == 0 {
+        return Ok(None);
+    }
+    let own = async { Some(turn(state, bytes.saturating_mul(TIMES)).await) };
+    let too_late = async {
+        state.timer.sleep(PATIENCE).await;
+        None
+    };
+    let turn = or(own, too_late).await;
+    let late =
+        || Error::new(ErrorKind::Busy, format!("there was no room for {bytes} bytes within {PATIENCE:?}"));
+    turn.ok_or_else(late).map(Some)
+}
+
+/// A load holds so many times the bytes of its answer: the answer as it is read and rendered, then with its coded form,
+/// then with the entry that is made of both.
+const TIMES: u64 = 4;
+
+/// What may be held where no entry can give way to it.
+const BESIDE_BYTES: u64 = 36 << 20;
+
+const KIB: u64 = 1 << 10;
+
+/// More room than any process has.
+const KIB_MAX: u32 = u32::MAX >> 3;
+
+/// How long a load waits for its room.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use futures_lite::future::{block_on, poll_once};
+
+    use crate::engine::Cache;
+
+    #[test]
+    fn turns_are_charged_come_in_order_and_what_is_too_large_for_all_goes_alone() {
+        let cache = Cache::builder().memory(16 << 20).open().unwrap();
+        let most = cache.turn_bytes_max();
+        assert_eq!(most, 36 << 20);
+        let (first, second) = (block_on(cache.turn(most / 2)), block_on(cache.turn(1000)));
+        assert!(cache.stats().memory_withheld_bytes > 0);
+        let mut large = pin!(cache.turn(u64::MAX / 2));
+        let mut small = pin!(cache.turn(1000));
+        assert!(block_on(poll_once(&mut large)).is_none());
+        assert!(block_on(poll_once(&mut small)).is_none(), "it came after the large one");
+        drop((first, second));
+        let alone = block_on(large);
+        assert!(block_on(poll_once(&mut small)).is_none());
+        drop(alone);
+        assert_eq!(block_on(small).bytes(), 1000);
+        assert_eq!(cache.stats().memory_withheld_bytes, 0);
+    }
+}
