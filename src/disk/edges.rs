@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::backend::Fuse;
 use super::intake::Arrived;
 use super::kit::{self, NOW, delete, key, killed_copy};
+use super::log::MarkLog;
 use super::record::fingerprint;
 use super::{Disk, DiskOptions, DiskState, Floor, Kept};
 use crate::clock::Timestamp;
@@ -111,6 +112,57 @@ fn a_key_on_its_way_into_the_queue_while_the_bits_are_made_anew_is_known_afterwa
     disk.flush().unwrap();
     disk.put(&new);
     assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the overwrite left its mark");
+}
+
+/// Puts where the bits look known although nothing of the key is anywhere, as one key in some hundred does.
+#[test]
+fn a_key_that_merely_looks_known_waits_in_order_and_its_overwrites_are_marked_from_the_batch_on() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    let marks = || MarkLog::open(temp.path(), Fuse::none()).1;
+    let put = |body: &[u8], sequence: u64| {
+        disk.shared.intake.lock().note(fingerprint(key("a:1")));
+        disk.put(&until("a:1", body, sequence, 1000));
+    };
+    put(b"one", first);
+    put(b"three", first + 2);
+    put(b"two", first + 1);
+    assert!(marks().is_empty(), "nothing of it is anywhere yet");
+    assert_eq!(disk.get(key("a:1")).unwrap().body(), b"three");
+    delete(&disk, "a:1", first + 3);
+    put(b"five", first + 5);
+    disk.flush().unwrap();
+    assert_eq!(disk.get(key("a:1")).unwrap().body(), b"five");
+    // On its way to the disk, which this test stands for now.
+    let new = until("b:1", b"old", first + 6, 1000);
+    disk.shared.intake.lock().note(fingerprint(new.key()));
+    disk.put(&new);
+    drop(disk.shared.queue().take());
+    disk.put(&until("b:1", b"new", first + 7, 1000));
+    assert_eq!(marks(), [(fingerprint(new.key()), first + 7)], "the batch may be on disk at any moment");
+    disk.shared.queue().give_back("a test");
+    disk.put(&until("b:2", b"old", first + 8, 1000));
+    disk.put(&until("b:2", b"new", first + 9, 1000));
+    assert_eq!(marks().len(), 2, "what failed may be in the file all the same");
+    disk.flush().unwrap();
+    assert_eq!(disk.get(key("b:1")).unwrap().body(), b"new");
+    disk.put(&until("b:1", b"newer", first + 10, 1000));
+    assert_eq!(deadline_after_kill(temp.path(), "b:1"), None, "it is on disk, so its overwrite left a mark");
+}
+
+#[test]
+fn keys_that_look_known_keep_the_bound_of_the_queue() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) =
+        open_with(temp.path(), DiskOptions { queue_bytes_max: 20_000, ..options() }, Fuse::none());
+    for number in 0..100 {
+        let entry = until(&format!("a:{number}"), &[7; 500], first + number, 1000);
+        disk.shared.intake.lock().note(fingerprint(entry.key()));
+        disk.put(&entry);
+    }
+    let status = disk.status();
+    assert!(status.dropped > 0 && status.queued_bytes <= 20_000, "{status:?}");
+    assert_eq!(status.queued as u64 + status.dropped, 100);
 }
 
 #[test]

@@ -171,6 +171,12 @@ impl Disk {
         let is_known = (!shared.is_discarded() && shared.may_contain(fingerprint))
             || queue.is_writing(fingerprint)
             || queue.is_retrying();
+        // Of a key whose bits merely look known nothing is in the file or on its way there, so it is filed when the
+        // writer comes: filing here means filing all that has arrived.
+        let is_new = !is_known && kept == Kept::IfItFits && entry.weight() <= FOLLOWING_BYTES_MAX;
+        if is_new && queue.follow(entry, bytes_max) {
+            return self.put_waits(fingerprint, queue, before_bytes);
+        }
         // A put that waits has left its own mark, for whatever is older than it.
         let needs_mark = is_known && (queue.is_retrying() || !queue.is_put_pending(fingerprint));
         let mut mark = entry.sequence();
@@ -185,12 +191,7 @@ impl Disk {
             }
         }
         let is_too_much = queue.removals > shared.options.removals_max();
-        // While this was on its way from the intake, the writer may have made the bits anew without this key's.
-        shared.intake.lock().note(fingerprint);
-        let is_news = shared.release(queue, before_bytes);
-        if is_news {
-            shared.wake.notify_one();
-        }
+        self.put_waits(fingerprint, queue, before_bytes);
         let marked = if needs_mark { shared.log.lock().leave(fingerprint, mark) } else { Ok(()) };
         if let Err(error) = marked {
             // The older record could come back after a kill: better that none does.
@@ -199,6 +200,15 @@ impl Disk {
         } else if is_too_much {
             tracing::warn!("more removals wait for the disk than are kept: the cache file is given up");
             self.give_up();
+        }
+    }
+
+    /// An operation on the key is in the queue now, if it found room.
+    fn put_waits(&self, fingerprint: u128, queue: MutexGuard<'_, Queue>, before_bytes: u64) {
+        // While this was on its way from the intake, the writer may have made the bits anew without this key's.
+        self.shared.intake.lock().note(fingerprint);
+        if self.shared.release(queue, before_bytes) {
+            self.shared.wake.notify_one();
         }
     }
 
@@ -442,6 +452,9 @@ impl Drop for Disk {
         }
     }
 }
+
+/// What is larger is filed at once: what is written over and over before it reaches the disk must not wait so often.
+const FOLLOWING_BYTES_MAX: usize = 4096;
 
 /// A delete of more keys is done in parts.
 const DELETED_AT_ONCE: usize = 16_384;

@@ -6,10 +6,9 @@
 //! (`disk/intake.rs`) hands over is filed when somebody looks. No threads and no locks here: `disk/state.rs` holds the
 //! one lock around it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use super::record::fingerprint;
 use crate::entry::Entry;
@@ -95,7 +94,7 @@ pub(crate) enum Queued {
 )]
 pub(crate) struct Queue {
     /// What has arrived and is not filed yet, in its order.
-    arrived: IntoIter<Entry>,
+    arrived: VecDeque<Entry>,
     pending: Ops,
     /// The batch that the writer is writing; empty between batches.
     writing: Arc<Ops>,
@@ -126,18 +125,32 @@ impl Queue {
         if arrived.is_empty() {
             return;
         }
-        self.file();
         self.bytes += arrived.iter().map(|entry| entry.weight() as u64).sum::<u64>();
-        self.arrived = arrived.into_iter();
+        if self.arrived.is_empty() {
+            self.arrived = arrived.into();
+        } else {
+            self.arrived.extend(arrived);
+        }
+    }
+
+    /// Has a put wait behind what has arrived, to be filed with it; false when there is no room for it, as it is.
+    pub(crate) fn follow(&mut self, entry: &Entry, bytes_max: u64) -> bool {
+        let bytes = entry.weight() as u64;
+        let has_room = self.bytes + bytes <= bytes_max;
+        if has_room {
+            self.bytes += bytes;
+            self.arrived.push_back(entry.clone());
+        }
+        has_room
     }
 
     /// Files some of what has arrived; whether there is more.
     pub(crate) fn file_some(&mut self, count: usize) -> bool {
         for _ in 0..count {
-            let Some(entry) = self.arrived.next() else { break };
+            let Some(entry) = self.arrived.pop_front() else { break };
             self.file_one(entry);
         }
-        self.arrived.len() > 0
+        !self.arrived.is_empty()
     }
 
     fn file(&mut self) {
@@ -205,7 +218,7 @@ impl Queue {
 
     /// The keys of every operation that is not durable yet.
     pub(crate) fn keys(&self) -> impl Iterator<Item = u128> {
-        let arrived = self.arrived.as_slice().iter().map(|entry| fingerprint(entry.key()));
+        let arrived = self.arrived.iter().map(|entry| fingerprint(entry.key()));
         let filed = self.pending.list.iter().chain(self.writing.as_slice());
         arrived.chain(filed.map(|(fingerprint, _)| *fingerprint))
     }
@@ -267,7 +280,7 @@ impl Queue {
     }
 
     pub(crate) fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || self.arrived.len() > 0
+        !self.pending.is_empty() || !self.arrived.is_empty()
     }
 
     pub(crate) fn len(&self) -> usize {
