@@ -24,7 +24,7 @@ use super::outgoing::Outgoing;
 use super::peer::Peer;
 use super::tls::Tls;
 use super::traffic::{Traffic, Want};
-use super::wire::Wire;
+use super::wire::{Files, Wire};
 
 /// A socket that is bound and not yet served.
 #[derive(Debug)]
@@ -75,6 +75,8 @@ pub(super) struct Reception {
     seats: Seats,
     /// Where answers are entered whose readers are slow.
     outgoing: Outgoing,
+    /// Where large bodies stand for the kernel to send.
+    files: Files,
     traffic: Arc<Traffic>,
     /// Turns true when it is time to stop.
     stopping: watch::Receiver<bool>,
@@ -113,12 +115,18 @@ impl Reception {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let seats = Seats::new(limits.connections, cache.memory_limit());
-        Self { limits, tls, seats, outgoing: Outgoing::new(cache), traffic: Arc::default(), stopping }
+        let (outgoing, files) = (Outgoing::new(cache), Files::new(cache));
+        Self { limits, tls, seats, outgoing, files, traffic: Arc::default(), stopping }
     }
 
     /// The answers that wait for their readers.
     pub(super) fn outgoing(&self) -> &Outgoing {
         &self.outgoing
+    }
+
+    /// Where large bodies stand for the kernel to send.
+    pub(super) fn files(&self) -> &Files {
+        &self.files
     }
 
     /// The same with seats of its own, for the operators' listeners: a full house must not lock them out.
@@ -152,6 +160,7 @@ impl Reception {
             roomy: self.seats.roomy.clone(),
             streams: self.seats.streams.clone(),
             outgoing: self.outgoing.clone(),
+            files: self.files.clone(),
             traffic: self.traffic.clone(),
         });
         let mut is_short = false;

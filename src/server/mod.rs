@@ -154,12 +154,13 @@ fn help(
     site: &Site,
     reception: &Reception,
     supervisor: &Supervisor,
-) -> [JoinHandle<()>; 5] {
+) -> [JoinHandle<()>; 6] {
     [
         tokio::spawn(site.warmer.clone().keep_warm(settings.warm.clone())),
         tokio::spawn(changes::keep_draining(site.cache.clone(), site.store.clone())),
         tokio::spawn(alerts::keep_looking(site.operations.clone(), site.cache.clone())),
         tokio::spawn(reception.outgoing().clone().keep_looking()),
+        tokio::spawn(reception.files().clone().keep_looking()),
         tokio::spawn(supervisor.clone().keep_alive(site.cache.clone())),
     ]
 }

@@ -104,6 +104,11 @@ fn requests_of_every_kind_are_answered_in_turn_on_one_connection() {
 
 /// The status and the length of the body of the next answer; `None` at the end.
 fn next_answer(stream: &mut impl BufRead, has_body: bool) -> Option<(u16, usize)> {
+    next_whole_answer(stream, has_body).map(|(status, body)| (status, body.len()))
+}
+
+/// The status and the body of the next answer; `None` at the end.
+fn next_whole_answer(stream: &mut impl BufRead, has_body: bool) -> Option<(u16, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if stream.read_line(&mut head).unwrap() == 0 {
@@ -115,7 +120,7 @@ fn next_answer(stream: &mut impl BufRead, has_body: bool) -> Option<(u16, usize)
     let length = reply.header("content-length").map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; if has_body && reply.status != 304 { length } else { 0 }];
     stream.read_exact(&mut body).unwrap();
-    Some((reply.status, body.len()))
+    Some((reply.status, body))
 }
 
 #[test]
@@ -178,6 +183,40 @@ fn any_mixture_of_plain_hits_and_requests_for_the_router_keeps_its_order_however
         }
         assert_eq!(next_answer(&mut answers, true), None);
         writing.join().unwrap();
+    }
+}
+
+#[test]
+fn a_large_body_comes_from_its_file_as_it_came_from_the_entry_and_never_mixes_with_a_change() {
+    let directory = tempdir().unwrap();
+    let server = Server::start(directory.path());
+    let before = server.get("/api/v1/surahs/2").body;
+    for _ in 0..3 {
+        assert_eq!(server.get("/api/v1/surahs/2").body, before);
+    }
+    #[cfg(target_os = "linux")]
+    {
+        let descriptors = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        let names = descriptors.filter_map(|one| std::fs::read_link(one.ok()?.path()).ok());
+        assert_eq!(names.filter(|name| name.to_string_lossy().contains("hifz-body")).count(), 1);
+    }
+    // Many answers that the reader does not take yet, and a change while they wait.
+    let asked = 40;
+    let mut stream = TcpStream::connect(&server.address).unwrap();
+    stream.write_all("GET /api/v1/surahs/2 HTTP/1.1\r\nHost: a\r\n\r\n".repeat(asked).as_bytes()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let text = String::from_utf8(before.clone()).unwrap();
+    let changed = text.replacen("\"text\":\"", "\"text\":\"X", 1);
+    assert_eq!(server.admin("PUT", "/admin/v1/surahs/2", changed.as_bytes()).status, 200);
+    let after = server.get("/api/v1/surahs/2").body;
+    assert_ne!(after, before);
+    for _ in 0..3 {
+        assert_eq!(server.get("/api/v1/surahs/2").body, after, "what was acknowledged is what is served");
+    }
+    let mut answers = BufReader::new(stream);
+    for _ in 0..asked {
+        let (status, body) = next_whole_answer(&mut answers, true).unwrap();
+        assert!(status == 200 && (body == before || body == after), "an answer is one document");
     }
 }
 

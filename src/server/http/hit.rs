@@ -31,6 +31,11 @@ pub(in crate::server) struct Hit {
 }
 
 impl Hit {
+    /// What the body lies in.
+    pub(in crate::server) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
     /// What the body is sent from.
     pub(in crate::server) fn held(&self) -> Held {
         Held::Entry(self.entry.clone())

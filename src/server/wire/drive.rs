@@ -18,7 +18,7 @@ use crate::server::outgoing::Outgoing;
 use crate::server::peer::Peer;
 
 use super::head::{Head, no_headers};
-use super::{PREFACE, Wire};
+use super::{Files, PREFACE, Wire};
 
 /// Hands any bytes to the reader of heads, and what it made of them to whoever reads on.
 pub(crate) fn request(bytes: &[u8]) {
@@ -92,17 +92,17 @@ fn without_names(mut said: Vec<u8>) -> Vec<u8> {
 }
 
 /// What every connection is served with; whoever could stop them never does.
-type Shared = (Arc<Limits>, Outgoing, watch::Sender<bool>);
+type Shared = (Arc<Limits>, Outgoing, Files, watch::Sender<bool>);
 
 fn wire() -> Wire {
     static SHARED: OnceLock<Option<Shared>> = OnceLock::new();
     let shared = SHARED.get_or_init(|| {
         let limits = Limits::read(&BTreeMap::new()).ok()?;
         let cache = Cache::builder().memory(1 << 20).open().ok()?;
-        Some((Arc::new(limits), Outgoing::new(&cache), watch::Sender::new(false)))
+        Some((Arc::new(limits), Outgoing::new(&cache), Files::new(&cache), watch::Sender::new(false)))
     });
     #[expect(clippy::expect_used, reason = "a fuzz target may fail loudly")]
-    let (limits, outgoing, stop) =
+    let (limits, outgoing, files, stop) =
         shared.clone().expect("the defaults are good, and a cache in memory opens");
     let seats = || Arc::new(Semaphore::new(8));
     Wire {
@@ -114,6 +114,7 @@ fn wire() -> Wire {
         streams: seats(),
         traffic: Arc::default(),
         outgoing,
+        files,
     }
 }
 

@@ -8,6 +8,7 @@
 #[cfg(feature = "fuzzing")]
 pub(crate) mod drive;
 mod exchange;
+mod files;
 mod head;
 mod http2;
 mod refusal;
@@ -28,6 +29,7 @@ use crate::server::peer::Peer;
 use crate::server::traffic::{Traffic, Want};
 
 use exchange::Order;
+pub(super) use files::Files;
 pub(super) use head::Head as RequestHead;
 use head::{Framing, Head, no_headers};
 use refusal::Refusal;
@@ -49,6 +51,8 @@ pub(super) struct Wire {
     pub(super) streams: Arc<Semaphore>,
     /// Where answers are entered whose readers are slow.
     pub(super) outgoing: Outgoing,
+    /// Where large bodies stand for the kernel to send.
+    pub(super) files: Files,
     /// Where it is counted who was turned away.
     pub(super) traffic: Arc<Traffic>,
 }
@@ -119,8 +123,7 @@ impl Wire {
             match self.next(stream, is_first).await? {
                 Step::Hit(ready) => {
                     stream.consume(ready.request_bytes);
-                    let (hit, patience) = (&ready.hit, self.limits.write_timeout);
-                    stream.send((&ready.head, hit.body()), patience, || hit.held()).await?;
+                    self.send(stream, &ready).await?;
                     HEAD.set(ready.head);
                     if ready.is_last {
                         return Ok(Step::Gone);
@@ -138,6 +141,19 @@ impl Wire {
                 end => return Ok(end),
             }
             is_first = false;
+        }
+    }
+
+    async fn send<S: Transport>(
+        &self,
+        stream: &mut Stream<S>,
+        Ready { head, hit, .. }: &Ready,
+    ) -> io::Result<()> {
+        let (body, patience) = (hit.body(), self.limits.write_timeout);
+        let file = stream.transport.socket().and_then(|_| self.files.of(hit.entry(), body));
+        match file {
+            Some(file) => stream.send_file((head, &file), patience, || hit.held()).await,
+            None => stream.send((head, body), patience, || hit.held()).await,
         }
     }
 

@@ -10,19 +10,37 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, DuplexStream, Interest, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_rustls::server::TlsStream;
 
 use crate::server::outgoing::{Cut, Held, Outgoing, Wait};
+
+use super::files::BodyFile;
 
 /// What a connection runs over: TCP, TLS over it, or a Unix socket.
 pub(in crate::server) trait Transport:
     AsyncRead + AsyncWrite + Unpin + Send + 'static
 {
+    /// The socket, where bytes leave as they are written, so that the kernel may send them by itself.
+    fn socket(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Transport for T {}
+impl Transport for TcpStream {
+    fn socket(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+}
+
+impl Transport for UnixStream {}
+
+impl Transport for Box<TlsStream<TcpStream>> {}
+
+impl Transport for DuplexStream {}
 
 /// One connection with what has arrived and not been used.
 pub(super) struct Stream<S> {
@@ -227,6 +245,33 @@ impl<S: Transport> Stream<S> {
         .await
     }
 
+    /// Sends `head` and then `body` from its file, as [`Stream::send`]; only where there is a socket.
+    pub(super) async fn send_file(
+        &mut self,
+        (head, body): (&[u8], &BodyFile),
+        patience: Duration,
+        from: impl Fn() -> Held,
+    ) -> io::Result<()> {
+        let (mut head, mut sent) = (head, 0);
+        while !head.is_empty() || sent < body.bytes() {
+            let written = poll_fn(|cx| {
+                let socket = self.transport.socket().ok_or(io::ErrorKind::Unsupported)?;
+                let written = poll_socket(cx, socket, || body.send(socket, head, sent));
+                self.poll_patiently(cx, written, patience, &from)
+            })
+            .await?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            if head.is_empty() {
+                sent += written as u64;
+            } else {
+                head = head.get(written..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
     /// Closes in order: says the end, then waits a little for the peer's, because closing over unread bytes would take
     /// back what was just sent.
     pub(super) async fn close(mut self) {
@@ -242,6 +287,21 @@ impl<S: Transport> Stream<S> {
         };
         if !matches!(timeout(LINGER * 2, saying).await, Ok(Ok(()))) {
             tracing::trace!("a connection was closed before the peer said its end");
+        }
+    }
+}
+
+/// Does `write` as soon as the socket takes something.
+fn poll_socket(
+    cx: &mut Context<'_>,
+    socket: &TcpStream,
+    write: impl Fn() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_io(Interest::WRITABLE, &write) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
         }
     }
 }
