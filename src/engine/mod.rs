@@ -55,6 +55,9 @@ use std::sync::Arc;
 /// What listeners are told of removals.
 #[cfg(feature = "server")]
 pub(crate) use crate::memory::Removal;
+/// How the allocator is told to return large buffers.
+#[cfg(feature = "server")]
+pub(crate) use crate::memory::map_large_buffers;
 /// Why entries leave memory, and the name that namespaces beyond the most are counted under.
 pub use crate::memory::{Cause, OVERFLOW_NAME};
 pub use builder::{CacheBuilder, Durability};

@@ -58,7 +58,7 @@ use warm::Warmer;
 /// Serves until a signal ends it.
 fn serve(settings: &Settings, reread: Reread) -> Result<()> {
     let filter = log::start(settings)?;
-    crate::memory::map_large_buffers();
+    crate::engine::map_large_buffers();
     let runtime =
         tokio::runtime::Builder::new_multi_thread()
             .enable_all()
