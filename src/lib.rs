@@ -19,7 +19,7 @@
 //!
 //! | part | what it does | what it must never know |
 //! |---|---|---|
-//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync` | the ground: failures, time, names, globs, bytes of small metadata, locks | everything below |
+//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync`, `prefetch` | the ground: failures, time, names, globs, bytes of small metadata, locks, a hint to the processor | everything below |
 //! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
 //! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
@@ -55,6 +55,7 @@ pub mod memory;
 #[cfg(feature = "server")]
 mod origin;
 mod pattern;
+mod prefetch;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;

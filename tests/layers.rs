@@ -20,6 +20,8 @@ struct Row {
 const TABLE: &[Row] = &[
     // Locks and atomics, which tests put under a schedule.
     Row { module: "sync", may_import: &[], crates: &[] },
+    // One unsafe line that two tiers need.
+    Row { module: "prefetch", may_import: &[], crates: &[] },
     Row { module: "error", may_import: &[], crates: &[] },
     Row { module: "clock", may_import: &["error"], crates: &[] },
     Row { module: "codec", may_import: &["error"], crates: &["bincode"] },
@@ -30,10 +32,14 @@ const TABLE: &[Row] = &[
     // Derives its stored head for the codec.
     Row { module: "entry", may_import: &["clock", "codec", "error", "key", "sync"], crates: &["bincode"] },
     Row { module: "source", may_import: &["clock", "entry", "error", "key", "sync"], crates: &[] },
-    Row { module: "memory", may_import: &["clock", "entry", "error", "key", "pattern", "sync"], crates: &[] },
+    Row {
+        module: "memory",
+        may_import: &["clock", "entry", "error", "key", "pattern", "prefetch", "sync"],
+        crates: &[],
+    },
     Row {
         module: "disk",
-        may_import: &["clock", "codec", "datadir", "entry", "error", "key", "pattern"],
+        may_import: &["clock", "codec", "datadir", "entry", "error", "key", "pattern", "prefetch"],
         crates: &["bincode", "redb"],
     },
     Row {

@@ -6,8 +6,11 @@
 //! taken back, except that the writer makes them anew from the index when they have become too many; a bit too many
 //! costs time, a bit too few would bring an older value back.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::record::fingerprint;
 use crate::entry::Entry;
+use crate::prefetch::prefetch;
 
 /// What has arrived and is in no map yet.
 #[derive(Debug)]
@@ -107,6 +110,12 @@ impl Intake {
         self.is_certain = true;
     }
 
+    /// Says where the bits are.
+    pub(crate) fn show(&self, whereabouts: &Whereabouts) {
+        whereabouts.address.store(self.seen.words.as_ptr() as usize, Ordering::Relaxed);
+        whereabouts.words.store(self.seen.words.len(), Ordering::Relaxed);
+    }
+
     /// Whether so many bits are set that new keys look known too often.
     pub(crate) fn is_crowded(&self) -> bool {
         self.is_certain && self.seen.is_crowded()
@@ -114,6 +123,25 @@ impl Intake {
 
     pub(crate) fn bytes(&self) -> u64 {
         (self.seen.words.len() * 8 + self.arrived.capacity() * size_of::<Entry>()) as u64
+    }
+}
+
+/// Where the bits are, for who has no lock yet. Only a hint: they may have moved since.
+#[derive(Debug, Default)]
+pub(crate) struct Whereabouts {
+    address: AtomicUsize,
+    words: AtomicUsize,
+}
+
+impl Whereabouts {
+    /// Brings the key's bits nearer to the processor: fetching them from memory is most of what a put costs.
+    pub(crate) fn approach(&self, fingerprint: u128) {
+        let words = self.words.load(Ordering::Relaxed);
+        prefetch(
+            self.address
+                .load(Ordering::Relaxed)
+                .wrapping_add(8 * word_of(hash_of(order(fingerprint)), words)),
+        );
     }
 }
 
@@ -147,18 +175,26 @@ impl Seen {
     }
 
     fn place(&self, order: u64) -> (usize, u64) {
-        // The upper bits of a product depend on all of the key's.
-        let hash = order.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let at = (u128::from(hash) * self.words.len() as u128) >> 64;
+        let hash = hash_of(order);
         let more = (hash ^ (hash >> 32)).wrapping_mul(0xD6E8_FEB8_6659_FD93);
         let bits = (0..BITS).fold(0, |bits, number| bits | 1 << (more >> (58 - 6 * number) & 63));
-        (usize::try_from(at).unwrap_or(usize::MAX), bits)
+        (word_of(hash, self.words.len()), bits)
     }
 
     fn is_crowded(&self) -> bool {
         let words = self.words.len() as u64;
         self.keys > words * KEYS_A_WORD && words < WORDS_MAX
     }
+}
+
+/// The upper bits of a product depend on all of the key's.
+fn hash_of(order: u64) -> u64 {
+    order.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn word_of(hash: u64, words: usize) -> usize {
+    let at = (u128::from(hash) * words as u128) >> 64;
+    usize::try_from(at).unwrap_or(usize::MAX)
 }
 
 fn order(fingerprint: u128) -> u64 {

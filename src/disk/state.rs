@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 use super::backend::{Fault, Limits};
 use super::bulk::Bulk;
 use super::catalog::{Catalog, Look};
-use super::intake::Intake;
+use super::intake::{Intake, Whereabouts};
 use super::log::MarkLog;
 use super::marks::Marks;
 use super::queue::{Op, Queue};
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     highest_mark: AtomicU64,
     /// Before the queue: see [`Shared::queue`].
     pub(crate) intake: Mutex<Intake>,
+    /// Of the intake's bits; told with `intake` held.
+    pub(crate) whereabouts: Whereabouts,
     queue: Mutex<Queue>,
     /// A mark is left after its put is in the queue: a batch that is taken in between has the put in it, and one that is
     /// taken before has turned the log.
@@ -104,6 +106,8 @@ impl Shared {
         log: MarkLog,
     ) -> Self {
         let intake = Intake::new(options.queue_bytes_max, options.commit_bytes());
+        let whereabouts = Whereabouts::default();
+        intake.show(&whereabouts);
         Self {
             dir,
             options,
@@ -112,6 +116,7 @@ impl Shared {
             marks: RwLock::default(),
             highest_mark: AtomicU64::new(0),
             intake: Mutex::new(intake),
+            whereabouts,
             queue: Mutex::default(),
             log: Mutex::new(log),
             wake: Condvar::new(),
@@ -230,7 +235,9 @@ impl Shared {
         let seen = catalog.seen();
         drop(catalog);
         let queue = self.queue();
-        self.intake.lock().trust(seen, queue.keys());
+        let mut intake = self.intake.lock();
+        intake.trust(seen, queue.keys());
+        intake.show(&self.whereabouts);
     }
 
     pub(crate) fn is_discarded(&self) -> bool {

@@ -3,10 +3,10 @@
 //! [`State::read_ahead`] walks a few keys twice, first asking the processor for the slots where they should stand, then for
 //! the entries. It takes each shard's lock shared and briefly, touches no entry, and changes no answer: what is asked for
 //! afterwards is looked up as ever.
-#![expect(unsafe_code, reason = "the processor's prefetch is a hint on a raw address")]
 
 use super::state::State;
 use crate::key::KeyRef;
+use crate::prefetch::prefetch;
 
 impl State {
     /// Brings what stands under these keys nearer to the processor; at most [`READ_AHEAD`] of them.
@@ -36,14 +36,3 @@ pub(super) const READ_AHEAD: usize = 16;
 
 /// What is smaller stays in the cache of a core by itself.
 const HELD_MIN: i64 = 4 << 20;
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-pub(super) fn prefetch(address: usize) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: a prefetch is a hint; of any address whatever it neither faults nor changes what a program sees.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::without_provenance(address)) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-pub(super) fn prefetch(_: usize) {}

@@ -15,13 +15,13 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::Ordering;
 
-use super::ahead::prefetch;
 use super::events::Cause;
 use super::shard::{Inner, Tally};
 use super::state::State;
 use super::table::{self, Id, Slot};
 use super::ticks;
 use crate::entry::Entry;
+use crate::prefetch::prefetch;
 
 #[derive(Debug)]
 pub(super) struct Evictor {

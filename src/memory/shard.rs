@@ -6,10 +6,10 @@
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use super::ahead::prefetch;
 use super::eviction::Queue;
 use super::table::{self, Due, Id, NEVER_DUE, Table};
 use crate::entry::Entry;
+use crate::prefetch::prefetch;
 use crate::sync::RwLock;
 
 /// A shard on cache lines of its own.
