@@ -44,16 +44,19 @@ pub(super) struct Database {
 impl Database {
     /// Opens `file`, which must exist.
     pub(super) fn open(file: &Path) -> Result<Self> {
-        let handle = open_file(file)?;
-        let database = Self {
+        let database = Self::over(file, open_file(file)?);
+        database.note_identity()?;
+        Ok(database)
+    }
+
+    fn over(file: &Path, handle: redb::Database) -> Self {
+        Self {
             file: file.to_owned(),
             handle: Mutex::new(Some(Arc::new(handle))),
             identity: OnceLock::new(),
             met: Mutex::default(),
             weighing: Mutex::default(),
-        };
-        database.note_identity()?;
-        Ok(database)
+        }
     }
 
     /// Makes `file` with what `seed` writes: under another name first, so that `file` is there in full or not at all.
@@ -62,13 +65,7 @@ impl Database {
         let fresh = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun);
         fresh.map_err(|error| failed(&begun, "cannot be made", error))?;
         let handle = fenced(|| builder().create(&begun).map_err(|error| opening(&begun, error)))?;
-        let database = Self {
-            file: file.to_owned(),
-            handle: Mutex::new(Some(Arc::new(handle))),
-            identity: OnceLock::new(),
-            met: Mutex::default(),
-            weighing: Mutex::default(),
-        };
+        let database = Self::over(file, handle);
         database.write(seed)?;
         std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
         let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

@@ -128,10 +128,8 @@ impl Outgoing {
 
     /// Looks again and again at what is held.
     pub(super) async fn keep_looking(self) {
-        let mut tick = tokio::time::interval(LOOK_INTERVAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
             self.look();
         }
     }

@@ -94,10 +94,8 @@ impl Files {
 
     /// Looks again and again at what can go.
     pub(in crate::server) async fn keep_looking(self) {
-        let mut tick = tokio::time::interval(LOOK_INTERVAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
             self.look();
         }
     }
