@@ -184,6 +184,11 @@ impl State {
             }
         }
         for entry in gone.get(taken..).unwrap_or_default() {
+            let weight = entry.weight();
+            // What is small is written over by what comes next: the rest of its lines would be waited for there.
+            if weight <= REUSED_BYTES_MAX {
+                (64..weight).step_by(64).for_each(|line| prefetch(entry.address() + line));
+            }
             inner.count(entry.namespace_number(), Tally::of(entry).negated());
         }
         inner.table.shrink();
@@ -350,6 +355,9 @@ const BATCH_HERE_MIN: usize = 8;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 4096;
+
+/// About the largest block that a thread keeps for what it stores next.
+const REUSED_BYTES_MAX: usize = 512;
 
 /// A queue holds one of so many: a walk reads so many slots for each eviction it serves.
 const QUEUE_PART: usize = 5;
