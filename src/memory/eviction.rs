@@ -183,8 +183,10 @@ impl State {
                 left -= 1;
             }
         }
+        let mut are_small = true;
         for entry in gone.get(taken..).unwrap_or_default() {
             let weight = entry.weight();
+            are_small &= weight <= REUSED_BYTES_MAX;
             // What is small is written over by what comes next: the rest of its lines would be waited for there.
             if weight <= REUSED_BYTES_MAX {
                 (64..weight).step_by(64).for_each(|line| prefetch(entry.address() + line));
@@ -193,7 +195,7 @@ impl State {
         }
         inner.table.shrink();
         if !self.budget.is_strict() {
-            bring_next_near(inner);
+            bring_next_near(inner, are_small);
         }
     }
 
@@ -277,10 +279,20 @@ impl State {
 }
 
 /// Asks the processor for the slots of what this shard will evict next: each is a cache miss that would otherwise be
-/// waited for, one after the other.
-fn bring_next_near(inner: &Inner) {
-    let (slots_at, homes) = inner.table.stands_at();
-    for id in inner.queue.next(BATCH_MIN) {
+/// waited for, one after the other. Large entries stand far apart, each on a page of its own that takes longer still, so
+/// they are asked for as early, and the slots a turn before them.
+fn bring_next_near(inner: &Inner, are_small: bool) {
+    let table = &inner.table;
+    let mut next = inner.queue.next(BATCH_MIN * 2);
+    if !are_small {
+        for id in next.by_ref().take(BATCH_MIN) {
+            if let Some(entry) = table.candidate(id.bits()) {
+                prefetch(entry.address());
+            }
+        }
+    }
+    let (slots_at, homes) = table.stands_at();
+    for id in next.take(BATCH_MIN) {
         prefetch(table::home_address(slots_at, homes, id.bits()));
     }
 }
