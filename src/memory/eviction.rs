@@ -293,7 +293,7 @@ fn bring_next_near(inner: &Inner, are_small: bool) {
     }
     let (slots_at, homes) = table.stands_at();
     for id in next.take(BATCH_MIN) {
-        prefetch(table::home_address(slots_at, homes, id.bits()));
+        table::bring_near(slots_at, homes, id.bits());
     }
 }
 

@@ -3,6 +3,7 @@
 //! A hit asks nothing here; an insertion asks once, reading only. What comes after the table is full shares number 0,
 //! the overflow, with one account for all of them.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 
@@ -104,9 +105,17 @@ impl Namespaces {
         Self { list, places, adding: Mutex::new(1), classes: AtomicU8::new(0), hasher }
     }
 
-    /// The number of a namespace, giving it one at its first time.
+    /// The number of a namespace, giving it one at its first time. A thread tends to write into one for a while, so the
+    /// last it asked for is tried first, by its name: the number may be another tier's.
+    #[inline]
     pub(super) fn number(&self, name: &[u8]) -> u16 {
-        self.known(name).unwrap_or_else(|| self.add(name))
+        let last = LAST.get();
+        if self.get(last).is_some_and(|namespace| namespace.name.as_bytes() == name) {
+            return last;
+        }
+        let number = self.known(name).unwrap_or_else(|| self.add(name));
+        LAST.set(number);
+        number
     }
 
     /// The number of a namespace, if it has one.
@@ -157,6 +166,11 @@ impl Namespaces {
         let start = hasher.finish() % PLACES;
         (0..PLACES).filter_map(move |step| self.places.get(usize::try_from((start + step) % PLACES).ok()?))
     }
+}
+
+thread_local! {
+    /// The number that this thread asked for last, of whichever tier.
+    static LAST: Cell<u16> = const { Cell::new(0) };
 }
 
 /// The name under which namespaces beyond the most are counted together. No real one can hold a `:`.

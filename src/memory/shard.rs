@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use super::eviction::Queue;
 use super::table::{self, Due, Id, NEVER_DUE, Table};
 use crate::entry::Entry;
-use crate::prefetch::prefetch;
 use crate::sync::RwLock;
 
 /// A shard on cache lines of its own.
@@ -81,7 +80,7 @@ impl Shard {
     #[inline]
     pub(super) fn bring_home_near(&self, hash: u32) {
         let (slots_at, homes) = (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed));
-        prefetch(table::home_address(slots_at, homes, hash));
+        table::bring_near(slots_at, homes, hash);
     }
 
     /// Notes where the table stands now.

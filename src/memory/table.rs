@@ -14,6 +14,7 @@
 use std::ops::Range;
 
 use crate::entry::Entry;
+use crate::prefetch::prefetch;
 use crate::sync::{AtomicU32, Ordering};
 
 /// What identifies an entry in its shard: 24 bits of hash above 8 bits of class.
@@ -161,7 +162,7 @@ impl Table {
         at + rest.iter().take_while(|slot| slot.hash() < hash).count()
     }
 
-    /// Where in memory the slots begin, and how many of them are homes; for [`home_address`].
+    /// Where in memory the slots begin, and how many of them are homes; for [`bring_near`].
     pub(super) fn stands_at(&self) -> (usize, u32) {
         (self.slots.as_ptr().addr(), self.homes)
     }
@@ -387,9 +388,10 @@ impl Table {
     }
 }
 
-/// Where in memory the slot is at which an entry with this hash is at home, of slots that begin at `slots_at`.
-pub(super) fn home_address(slots_at: usize, homes: u32, hash: u32) -> usize {
-    slots_at.wrapping_add(home(hash >> 8, homes) * size_of::<Slot>())
+/// Asks the processor for the slots that a search for this hash looks at first, of slots that begin at `slots_at`.
+#[inline]
+pub(super) fn bring_near(slots_at: usize, homes: u32, hash: u32) {
+    prefetch(slots_at.wrapping_add(home(hash >> 8, homes) * size_of::<Slot>()));
 }
 
 /// The slot where a hash is at home among `homes`: ascending in the hash.

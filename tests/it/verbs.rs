@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use hifz::clock::{Clock, Timestamp};
+use hifz::entry::Entry;
 use hifz::{
     Cache, DataDir, ErrorKind, Event, Filter, ListCursor, Namespace, Pattern, Policy, Selector, SetOptions,
     TAGS_MAX, Tag, Ttl,
@@ -102,6 +103,82 @@ fn a_batch_with_a_value_that_is_too_large_changes_nothing_and_names_its_key() {
     assert!(!cache.exists("a:1").unwrap());
     cache.set_many([("a:1", "one"), ("a:2", "two"), ("a:1", "last")]).unwrap();
     assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"last");
+}
+
+/// Enough that a batch of looks is read ahead, which begins above a few megabytes.
+fn well_filled(clock: &Clock) -> Cache {
+    let cache = Cache::builder().memory(32 << 20).clock(clock.clone()).open().unwrap();
+    let body = vec![7; 4000];
+    let names: Vec<String> = (0..2000).map(|number| format!("a:{number}")).collect();
+    cache.set_many(names.iter().map(|name| (name.as_str(), &body))).unwrap();
+    cache
+}
+
+#[test]
+fn a_batch_of_looks_answers_as_its_parts_would_in_their_order_and_counts_each() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = well_filled(&clock);
+    cache.set_with("a:7", "short", &SetOptions::new().ttl(Duration::from_secs(1))).unwrap();
+    cache.set("a:8", "eight").unwrap();
+    cache.delete("a:9").unwrap();
+    clock.advance(Duration::from_secs(1));
+    // More than are read ahead at once; with what is expired, deleted, of another namespace, never seen, and twice asked for.
+    let asked: Vec<String> = (0..40).map(|number| format!("a:{number}")).collect();
+    let asked = asked.iter().map(String::as_str).chain(["b:0", "a:8", "a:5000", "a:8", "none"]);
+    let asked: Vec<&str> = asked.collect();
+    let before = cache.stats();
+    let found = cache.get_many(asked.iter().copied()).unwrap();
+    let after = cache.stats();
+    assert_eq!(found.len(), asked.len());
+    for (key, found) in asked.iter().zip(&found) {
+        let alone = cache.get(*key).unwrap();
+        assert_eq!(found.is_some(), alone.is_some(), "{key}");
+        assert!(found.as_ref().is_none_or(|found| found.key().as_str() == *key), "{key}");
+        assert_eq!(found.as_ref().map(Entry::body), alone.as_ref().map(Entry::body));
+    }
+    let hits = found.iter().flatten().count() as u64;
+    assert_eq!(
+        hits,
+        40 - 2 + 2,
+        "two of forty are over or deleted, one stands that was asked for twice more"
+    );
+    assert_eq!((after.hits - before.hits, after.misses - before.misses), (hits, asked.len() as u64 - hits));
+    assert!(cache.get_many(Vec::<&str>::new()).unwrap().is_empty(), "nothing asked, nothing answered");
+}
+
+#[test]
+fn what_a_batch_asked_for_counts_as_used_and_outlives_what_nobody_asked_for() {
+    let cache = Cache::builder().memory(8 << 20).max_entries(Some(100)).open().unwrap();
+    let names: Vec<String> = (0..150).map(|number| format!("a:{number}")).collect();
+    cache.set_many(names[..100].iter().map(|name| (name.as_str(), "value"))).unwrap();
+    assert!(cache.get_many(names[..50].iter().map(String::as_str)).unwrap().iter().all(Option::is_some));
+    cache.set_many(names[100..].iter().map(|name| (name.as_str(), "value"))).unwrap();
+    let stays = |name: &String| cache.exists(name.as_str()).unwrap();
+    assert!(names[..50].iter().all(stays), "asked for");
+    assert!(!names[50..100].iter().any(stays), "not asked for");
+    assert!(names[100..].iter().all(stays), "new");
+}
+
+#[test]
+fn looks_in_batches_never_see_a_key_go_back_while_batches_are_written() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = well_filled(&clock);
+    let names: Vec<String> = (0..40).map(|number| format!("a:{number}")).collect();
+    let batch = || names.iter().map(String::as_str);
+    let write = |round: u64| cache.set_many(batch().map(|name| (name, round.to_le_bytes()))).unwrap();
+    write(0);
+    let rounds = 300_u64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| (1..=rounds).for_each(write));
+        let mut last = vec![0; names.len()];
+        while last.iter().any(|round| *round < rounds) {
+            for (last, found) in last.iter_mut().zip(cache.get_many(batch()).unwrap()) {
+                let round = u64::from_le_bytes(found.unwrap().body().try_into().unwrap());
+                assert!(*last <= round, "{round} after {last}");
+                *last = round;
+            }
+        }
+    });
 }
 
 #[test]
