@@ -43,7 +43,7 @@ use config::Settings;
 use doors::Doors;
 #[cfg(feature = "fuzzing")]
 pub(crate) use http::drive_batch;
-use http::{Coded, Description, Incoming, Operations, Rates, Site};
+use http::{Coded, Description, Incoming, Operations, Parts, Rates, Site};
 use listen::Reception;
 use log::Filter;
 use notify::Supervisor;
@@ -100,7 +100,7 @@ async fn run(settings: &Settings, reread: Reread, filter: Filter) -> Result<()> 
     tokio::spawn(signals::exit_at_second_signal(signals));
     while serving.join_next().await.is_some() {}
     helpers.iter().for_each(JoinHandle::abort);
-    site.warmer.close().await;
+    site.warmer.clone().close().await;
     let closed = blocking::unblock(move || stores.cache.close()).await;
     site.directory.clear_run()?;
     closed
@@ -128,7 +128,7 @@ fn site(
         seats: reception.seats(),
         started_at: cache.now(),
     };
-    Ok(Site {
+    Ok(Site::from(Parts {
         cache: cache.clone(),
         source,
         origin: settings.source.url.as_deref().map(Arc::from),
@@ -136,16 +136,16 @@ fn site(
         store: content.clone(),
         directory: directory.clone(),
         gate: Gate::new(Access::new(settings, &admin.token, keyring.clone())?),
-        rates: Arc::new(Rates::new(&limits)),
-        description: Arc::new(Description::new(&limits)),
+        rates: Rates::new(&limits),
+        description: Description::new(&limits),
         limits,
         feeds: http::Feeds::new(stopping),
-        content_changes: Arc::default(),
+        content_changes: parking_lot::Mutex::default(),
         compressed_only,
         answers_plainly: opening::answers_plainly(settings),
         incoming: Incoming::new(cache, reception.traffic()),
         operations: Arc::new(operations),
-    })
+    }))
 }
 
 /// Starts what goes on beside the answers for as long as the process serves.

@@ -269,6 +269,8 @@ fn bookmarks_that_are_damaged_are_neither_served_nor_overwritten_in_part() {
         let refused = ask(&server, &amina, method, &path, body);
         assert_eq!((refused.status, &refused.json()["code"]), (500, &json!("CONTENT_DAMAGED")), "{method}");
         assert!(!String::from_utf8_lossy(&refused.body).contains("amina"));
+        // Where a problem came from is said as it is of content.
+        assert_eq!(refused.header("cache-status").is_some(), method == "GET");
     }
     assert_eq!(ask(&server, &bilal, "GET", &list("bilal"), "").json()["bookmarks"][0]["surah"], json!(1));
     let verified = server.admin("POST", "/admin/v1/verify", b"").json();

@@ -302,7 +302,7 @@ fn a_batch_sets_all_or_nothing_and_gives_back_what_it_was_given() {
     assert_eq!(invalidated(&server, &json!({"tags": ["t"]})), 6);
 
     let large = format!(r#"{{"entries":{{"c:1":1,"c:2":"{}"}}}}"#, "x".repeat(33 << 20));
-    let refused: [(&[u8], u16, &str); 13] = [
+    let refused: [(&[u8], u16, &str); 14] = [
         (b"", 422, "DOCUMENT_INVALID"),
         (b"{", 422, "DOCUMENT_INVALID"),
         (b"[]", 422, "DOCUMENT_INVALID"),
@@ -311,8 +311,9 @@ fn a_batch_sets_all_or_nothing_and_gives_back_what_it_was_given() {
         (br#"{"entries":{"c:1":1},"tll":"1h"}"#, 422, "DOCUMENT_INVALID"),
         (br#"{"entries":{"c:1":1,":bad":2}}"#, 422, "DOCUMENT_INVALID"),
         (br#"{"entries":{"c:1":1,"c:1":2}}"#, 422, "DOCUMENT_INVALID"),
-        (br#"{"entries":{"c:1":1},"ttl":"0"}"#, 422, "DOCUMENT_INVALID"),
-        (br#"{"entries":{"c:1":1},"ttl":-1}"#, 422, "DOCUMENT_INVALID"),
+        (br#"{"entries":{"c:1":1},"ttl":"0"}"#, 400, "PARAMETER_INVALID"),
+        (br#"{"entries":{"c:1":1},"ttl":-1}"#, 400, "PARAMETER_INVALID"),
+        (br#"{"entries":{"c:1":1},"ttl":0}"#, 400, "PARAMETER_INVALID"),
         (br#"{"entries":{"c:1":1},"tags":["a,b"]}"#, 422, "DOCUMENT_INVALID"),
         (br#"{"entries":{"c:1":1,"c:2":{"base64":"not base64"}}}"#, 422, "DOCUMENT_INVALID"),
         (large.as_bytes(), 413, "VALUE_TOO_LARGE"),

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::json;
 use tempfile::tempdir;
 
-use crate::common::{Reply, Server};
+use crate::common::{Reply, Server, eventually};
 use crate::users::{ask, token};
 
 const USERS: usize = 10;
@@ -47,7 +47,9 @@ fn is_answered(reply: &Reply) {
     match reply.status {
         200 | 201 | 204 => {}
         503 => {
-            assert_eq!(reply.json()["code"], json!("BUSY"));
+            // On a slow machine a load may also take longer than its source is given.
+            let code = reply.json()["code"].as_str().unwrap_or_default().to_owned();
+            assert!(["BUSY", "SOURCE_TIMED_OUT", "SOURCE_UNAVAILABLE"].contains(&code.as_str()), "{code}");
             assert!(reply.header("retry-after").is_some());
         }
         _ => panic!("{} {}", reply.status, reply.json()),
@@ -93,7 +95,9 @@ fn large_lists_read_and_changed_by_many_at_once_keep_the_process_within_its_limi
     // Nothing small ever waited for them, and each of them is whole.
     assert_eq!(server.get("/api/v1/surahs/2").status, 200);
     let (token, place) = &users[0];
-    let whole = ask(&server, token, "GET", place, "");
+    let whole = eventually("an answer", || {
+        Some(ask(&server, token, "GET", place, "")).filter(|reply| reply.status == 200)
+    });
     assert_eq!(
         whole.json()["bookmarks"].as_array().unwrap().len(),
         AYAHS.map(usize::from).iter().sum::<usize>() - 1

@@ -22,6 +22,13 @@ pub(crate) fn token_with(directory: &Path, user: &str, flags: &[&str], variables
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// The same, with the directory's own key but out of sight of its server, which would be asked whether it takes it.
+fn stray_token(directory: &Path, user: &str, flags: &[&str], variables: &[(&str, &str)]) -> String {
+    let elsewhere = tempdir().unwrap();
+    std::fs::copy(directory.join("hifz.key"), elsewhere.path().join("hifz.key")).unwrap();
+    token_with(elsewhere.path(), user, flags, variables)
+}
+
 pub(crate) fn token(directory: &Path, user: &str) -> String {
     token_with(directory, user, &[], &[])
 }
@@ -145,15 +152,15 @@ fn a_token_ends_when_it_says_and_only_the_configured_secret_signs() {
     let good = token_with(directory.path(), "amina", &audience, &[secret]);
     assert_eq!(ask(&server, &good, "GET", AMINA, "").status, 200);
     let refused = [
-        token(directory.path(), "amina"),
-        token_with(
+        stray_token(directory.path(), "amina", &[], &[]),
+        stray_token(
             directory.path(),
             "amina",
             &audience,
             &[("HIFZ_JWT_SECRET", "another-secret-of-32-characters!!!!")],
         ),
-        token_with(directory.path(), "amina", &[], &[secret]),
-        token_with(directory.path(), "amina", &["--jwt-audience", "other"], &[secret]),
+        stray_token(directory.path(), "amina", &[], &[secret]),
+        stray_token(directory.path(), "amina", &["--jwt-audience", "other"], &[secret]),
         format!("{}.", good.rsplit_once('.').unwrap().0),
         // {"alg":"none"} before the same claims.
         format!("eyJhbGciOiJub25lIn0.{}.", good.split('.').nth(1).unwrap()),
@@ -183,7 +190,8 @@ fn tokens_of_a_key_set_are_accepted_by_algorithm_and_name() {
     let status = |name: &str| ask(&server, tokens[name].as_str().unwrap(), "GET", AMINA, "").status;
     assert_eq!((status("rs256"), status("es256"), status("expired")), (200, 200, 401));
     // Signed with the data directory's own key, which no longer counts.
-    assert_eq!(ask(&server, &token(directory.path(), "amina"), "GET", AMINA, "").status, 401);
+    let own = stray_token(directory.path(), "amina", &[], &[]);
+    assert_eq!(ask(&server, &own, "GET", AMINA, "").status, 401);
     let refused = Command::new(env!("CARGO_BIN_EXE_hifz"))
         .args(["token", "amina", "--data-dir"])
         .arg(directory.path())
@@ -192,6 +200,31 @@ fn tokens_of_a_key_set_are_accepted_by_algorithm_and_name() {
         .unwrap();
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(2) && said.contains("jwks_file"), "{said}");
+}
+
+#[test]
+fn a_token_that_the_running_server_would_refuse_is_not_handed_out() {
+    let directory = tempdir().unwrap();
+    let secret = ("HIFZ_JWT_SECRET", "a-secret-of-more-than-32-characters!!");
+    let server = Server::launch(directory.path(), &[], &[secret], std::process::Stdio::inherit());
+    let token = |variables: &[(&str, &str)]| {
+        Command::new(env!("CARGO_BIN_EXE_hifz"))
+            .args(["token", "amina", "--data-dir"])
+            .arg(directory.path())
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap()
+    };
+    let refused = token(&[]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{said}");
+    assert!(
+        said.contains("hifz.key") && said.contains("HIFZ_JWT_SECRET") && said.contains(&server.address),
+        "{said}"
+    );
+    let signed = token(&[secret]);
+    let token = String::from_utf8(signed.stdout).unwrap();
+    assert_eq!(ask(&server, token.trim(), "GET", AMINA, "").status, 200);
 }
 
 #[test]

@@ -5,10 +5,13 @@ use std::fs;
 use std::future::Future;
 use std::time::Duration;
 
+use hyper::{Method, StatusCode};
+
 use crate::clock::Clock;
+use crate::content::keys::UserId;
 use crate::datadir::DataDir;
 use crate::error::{Error, ErrorKind, Result};
-use crate::server::client::Client;
+use crate::server::client::{Client, Send, path_segment};
 use crate::server::config::{ListenAddress, Secret, Settings, parse_listen_local};
 
 /// What a command works on.
@@ -64,6 +67,13 @@ impl Target {
 /// # Errors
 /// When what it wrote down about itself cannot be understood, or its token cannot be read.
 pub(crate) fn server(settings: &Settings, patience: Duration) -> Result<Option<Target>> {
+    let Some((address, place)) = address(settings)? else { return Ok(None) };
+    let client = Client::new(address, Some(token(settings)?), patience);
+    Ok(Some(Target::Server { client, place }))
+}
+
+/// Where the server is that runs on the data directory, and the same for people.
+fn address(settings: &Settings) -> Result<Option<(ListenAddress, String)>> {
     let Some(run) = DataDir::read_run(&settings.data_dir) else { return Ok(None) };
     // Several addresses are separated by commas; any of them will do.
     let first = run.address.split(',').next().unwrap_or_default();
@@ -72,9 +82,25 @@ pub(crate) fn server(settings: &Settings, patience: Duration) -> Result<Option<T
         Error::new(ErrorKind::DiskNotTrusted, format!("the address {first:?} {why}")).at(place)
     })?;
     let place = format!("the server at {address} (process {})", run.pid);
-    let client = Client::new(address, Some(token(settings)?), patience);
-    Ok(Some(Target::Server { client, place }))
+    Ok(Some((address, place)))
 }
+
+/// The server that runs on the data directory, where it refuses `token` of `user`; `None` too where none runs, or none
+/// that can be asked.
+///
+/// # Errors
+/// When what it wrote down about itself cannot be understood.
+pub(crate) fn refuses_token(settings: &Settings, user: &UserId, token: &str) -> Result<Option<String>> {
+    let Some((address, place)) = address(settings)? else { return Ok(None) };
+    let client = Client::new(address, Some(Secret::new(token)), TOKEN_PATIENCE);
+    let path = format!("/api/v1/users/{}/bookmarks", path_segment(user.as_str()));
+    let unauthorized = StatusCode::UNAUTHORIZED;
+    let asked = run(client.send(Method::HEAD, &path, Send::Nothing, Some(unauthorized)));
+    Ok(asked.is_ok_and(|answer| answer.status() == unauthorized).then_some(place))
+}
+
+/// A token is not kept back for long because a server does not answer.
+const TOKEN_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The admin token: from the settings, else the one the server made in the data directory.
 fn token(settings: &Settings) -> Result<Secret> {

@@ -1,4 +1,5 @@
-//! `hifz token`: signs a user token with what the server checks them by, whether it runs or not.
+//! `hifz token`: signs a user token with what the server checks them by, whether it runs or not. One that runs on the data
+//! directory is asked whether it takes the token: it may have been given another secret than this command sees.
 
 use std::path::Path;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::output::{Failure, note, say, say_json};
+use super::target;
 use crate::clock::Clock;
 use crate::content::keys::UserId;
 use crate::datadir::DataDir;
@@ -34,6 +36,9 @@ pub(crate) fn token(
         iss: settings.jwt_issuer.as_deref(),
     };
     let token = jwt::sign(&secret, &claims)?;
+    if let Some(place) = target::refuses_token(settings, &user, &token)? {
+        return Err(not_taken(&place, secret_from).into());
+    }
     if is_json {
         return say_json(&json!({
             "token": token, "user": user.as_str(), "issued_at": iat, "expires_at": exp, "signed_with": secret_from,
@@ -41,6 +46,15 @@ pub(crate) fn token(
     }
     note(&format!("signed with {secret_from}, valid for {}", show_duration(ttl)));
     say(&token)
+}
+
+fn not_taken(place: &str, secret_from: &str) -> Error {
+    let message = format!(
+        "{place} refuses a token signed with {secret_from}: it checks them by something else than this command sees; \
+         give it the same jwt_secret, jwt_audience and jwt_issuer (HIFZ_JWT_SECRET, HIFZ_JWT_SECRET_FILE or --config), \
+         or have the keys of its jwks_file sign"
+    );
+    Error::new(ErrorKind::Settings, message)
 }
 
 fn parsed_ttl(text: &str) -> std::result::Result<Duration, Failure> {

@@ -228,8 +228,8 @@ struct Imported {
 
 /// `GET /admin/v1/export[?bookmarks=true]`
 pub(super) async fn export(State(site): State<Site>, query: Parameters) -> Reply {
-    let turn = site.incoming.export()?;
     let with_bookmarks = query.iter().any(|(name, value)| name == "bookmarks" && value == "true");
+    let turn = site.incoming.export(with_bookmarks)?;
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_CHUNKS_MAX);
     let store = site.store.clone();
     tokio::task::spawn_blocking(move || {

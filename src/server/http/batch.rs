@@ -230,8 +230,8 @@ impl<'b> SetAsked<'b> {
     fn options(&self) -> Result<SetOptions, Error> {
         let mut options = SetOptions::new().tags(self.tags.iter().map(String::as_str));
         if let Some(Span(text)) = &self.ttl {
-            options =
-                options.ttl(parse_ttl(text).map_err(|error| refused("ttl", error.message().to_owned()))?);
+            // The same answer as to the parameter of a single write.
+            options = options.ttl(parse_ttl(text)?);
         }
         Ok(options)
     }

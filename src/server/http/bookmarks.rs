@@ -15,7 +15,7 @@ use axum::response::IntoResponse;
 
 use crate::content::keys::{User, Verse};
 use crate::content::{Bookmarks, Change, Kept, Standing};
-use crate::engine::Turn;
+use crate::engine::{Answer, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
@@ -25,7 +25,7 @@ use super::auth::Owner;
 use super::conditions::{Validators, WriteConditions};
 use super::incoming::{BOOKMARKS_TIMES, read_whole_beside};
 use super::problem::Problem;
-use super::reply::Representation;
+use super::reply::{Representation, explained};
 
 type Reply = Result<Response<Body>, Problem>;
 
@@ -37,14 +37,22 @@ pub(super) async fn list(
     headers: HeaderMap,
 ) -> Reply {
     let source = site.store.bookmarks().of(owner.0);
-    let answer = site.cache.get_or_load(source.key().as_key_ref(), &site.coded(source.clone())).await?;
-    let entry = answer.entry.as_ref().ok_or_else(|| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the bookmarks cannot be read")
-    })?;
-    let whole = Representation::whole(entry, answer.outcome)?;
-    let mut response = whole.private().respond(&site.cache, &method, &headers);
+    let key = source.key();
+    let answered = site.cache.get_or_load(key.as_key_ref(), &site.coded(source)).await;
+    let problem = match &answered {
+        Ok(Answer { entry: Some(entry), outcome, .. }) => {
+            return Ok(shown(&site, Representation::whole(entry, *outcome)?, &method, &headers));
+        }
+        Ok(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the bookmarks cannot be read"),
+        Err(error) => error.clone().into(),
+    };
+    Err(explained(problem, &site.cache, key.as_key_ref(), &answered))
+}
+
+fn shown(site: &Site, whole: Representation<'_>, method: &Method, headers: &HeaderMap) -> Response<Body> {
+    let mut response = whole.private().respond(&site.cache, method, headers);
     for_the_owner(response.headers_mut());
-    Ok(response)
+    response
 }
 
 /// `PUT /api/v1/users/{id}/bookmarks`

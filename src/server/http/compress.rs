@@ -1,7 +1,7 @@
 //! The coded forms of a body: made once, when its source gave it, and kept beside it in the same entry.
 //!
 //! [`Coded`] stands before a source and adds to what it gives the forms worth keeping, on a thread that may block. Of a
-//! large body that is one form, made quickly: it takes the room of its length, and somebody waits for it.
+//! large body that is one form, made quickly, and of a huge one none: it would take as much room again, and somebody waits.
 //! Where a namespace keeps only its compressed form, the body itself is the gzip form, which every client with any
 //! coding at all takes, and the plain form is made for those that take none.
 
@@ -64,7 +64,7 @@ impl<S: Source> Source for Coded<S> {
 /// The same value with the forms that are worth keeping.
 fn with_forms(mut loaded: Loaded, is_compressed_only: bool) -> Result<Loaded> {
     let plain = std::mem::take(&mut loaded.body);
-    if plain.len() < PLAIN_BYTES_MIN {
+    if plain.len() < PLAIN_BYTES_MIN || plain.len() > HUGE_BYTES && !is_compressed_only {
         return Ok(Loaded { body: plain, ..loaded });
     }
     if is_compressed_only {
@@ -164,6 +164,9 @@ const PLAIN_BYTES_MIN: usize = 512;
 /// From here on a body is large: of the built-in ones none is a quarter of it.
 const LARGE_BYTES: usize = 1 << 20;
 
+/// Beyond this it is huge.
+const HUGE_BYTES: usize = 4 << 20;
+
 /// What is taken at once to decompress into; a stored length is believed no further.
 const ROOM_BYTES_MAX: usize = 1 << 20;
 
@@ -212,12 +215,15 @@ mod tests {
     }
 
     #[test]
-    fn of_a_large_body_one_form_is_made() {
+    fn of_a_large_body_one_form_is_made_and_of_a_huge_one_none() {
         let text = "a verse and another ".repeat(LARGE_BYTES / 20 + 1);
         let kept = with_forms(loaded(text.as_bytes()), false).unwrap();
         let made = kept.forms.kept.map(|form| form.is_some());
         assert_eq!(made.iter().filter(|made| **made).count(), 1);
         assert!(made[Coding::Gzip as usize] && kept.body.len() == text.len());
+        let huge = "a".repeat(HUGE_BYTES + 1);
+        assert_eq!(with_forms(loaded(huge.as_bytes()), false).unwrap(), loaded(huge.as_bytes()));
+        assert!(with_forms(loaded(huge.as_bytes()), true).unwrap().forms.plain.is_some());
     }
 
     #[test]

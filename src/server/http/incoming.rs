@@ -40,6 +40,7 @@ struct Shared {
     waiting: AtomicUsize,
     imports: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    backups: Arc<Semaphore>,
 }
 
 /// Permits by KiB; a demand beyond all of them is for all of them.
@@ -70,22 +71,34 @@ impl Incoming {
             waiting: AtomicUsize::new(0),
             imports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             exports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
+            backups: Arc::new(Semaphore::new(1)),
         }))
     }
 
     /// A turn to import; the upload goes to a file, and each holds a thread.
     pub(super) fn import(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.0.imports.clone().try_acquire_owned().map_err(|_| self.no_turn("imports"))
+        let busy = "4 imports are under way already; try again shortly";
+        self.0.imports.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))
     }
 
-    /// A turn to export; each holds a thread for as long as its reader takes.
-    pub(super) fn export(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        self.0.exports.clone().try_acquire_owned().map_err(|_| self.no_turn("exports"))
+    /// A turn to export; each holds a thread for as long as its reader takes. With bookmarks one at a time, on the cache's
+    /// account: it holds a file of the archive, and in it the largest list there is.
+    pub(super) fn export(&self, with_bookmarks: bool) -> Result<(OwnedSemaphorePermit, Charge), Problem> {
+        let mut charge = self.0.cache.charge();
+        if with_bookmarks {
+            let busy = "an export with bookmarks is under way already; try again when it has ended";
+            let turn = self.0.backups.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))?;
+            charge.set(BACKUP_BYTES);
+            return Ok((turn, charge));
+        }
+        let busy = "4 exports are under way already; try again shortly";
+        let turn = self.0.exports.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))?;
+        Ok((turn, charge))
     }
 
-    fn no_turn(&self, what: &str) -> Problem {
+    fn no_turn(&self, detail: &'static str) -> Problem {
         self.0.traffic.turn_away(Want::Body);
-        busy(format!("{TRANSFERS_MAX} {what} are under way already; try again shortly"))
+        busy(detail)
     }
 
     /// Waits for its turn to make something that takes `bytes`; not for long. Who has such a turn, or a body, must not ask.
@@ -384,6 +397,9 @@ const ROOM_BYTES_MAX: u64 = 64 << 20;
 
 /// Imports and exports at a time, each.
 const TRANSFERS_MAX: usize = 4;
+
+/// What an export with bookmarks holds where a list is large.
+const BACKUP_BYTES: u64 = 32 << 20;
 
 /// How long a body waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);

@@ -36,6 +36,7 @@ pub(in crate::server) mod verify;
 mod warm;
 
 use std::collections::HashSet;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
@@ -77,9 +78,27 @@ pub(super) use problem::{RETRY_AFTER_SECS, problem_document};
 pub(super) use rates::Rates;
 use routes::Routes;
 
-/// What the routes answer from; cheap to clone.
+/// What the routes answer from; a clone is the same, and is made for every request.
 #[derive(Debug, Clone)]
-pub(super) struct Site {
+pub(super) struct Site(Arc<Parts>);
+
+impl Deref for Site {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl From<Parts> for Site {
+    fn from(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+}
+
+/// What a [`Site`] is made of.
+#[derive(Debug)]
+pub(super) struct Parts {
     pub(super) cache: Cache,
     pub(super) store: Store,
     /// What content is read from: the store, or another service.
@@ -89,16 +108,16 @@ pub(super) struct Site {
     pub(super) warmer: Warmer,
     pub(super) directory: DataDir,
     pub(super) gate: Gate,
-    pub(super) rates: Arc<Rates>,
+    pub(super) rates: Rates,
     pub(super) limits: Arc<Limits>,
     pub(super) feeds: Feeds,
     /// Held by whoever changes content, so that what a change demands of the present state still holds when it is made.
-    pub(super) content_changes: Arc<parking_lot::Mutex<()>>,
+    pub(super) content_changes: parking_lot::Mutex<()>,
     /// The namespaces that keep only the compressed form.
     pub(super) compressed_only: Arc<HashSet<String>>,
     /// Whether plain hits may be answered without the router.
     pub(super) answers_plainly: bool,
-    pub(super) description: Arc<Description>,
+    pub(super) description: Description,
     /// The bodies that are being received.
     pub(super) incoming: Incoming,
     pub(super) operations: Arc<Operations>,
@@ -117,7 +136,7 @@ pub(super) struct Operations {
     pub(super) started_at: Timestamp,
 }
 
-impl Site {
+impl Parts {
     /// `source` with the coded forms of what it gives.
     fn coded<S>(&self, source: S) -> Coded<S> {
         Coded::new(source, self.compressed_only.clone())
@@ -260,7 +279,9 @@ async fn no_such_route(request: Request) -> Response<Body> {
     Problem::not_found("ROUTE_NOT_FOUND", "there is nothing at this path").into_response()
 }
 
-/// The router adds which methods are possible.
+/// The router adds which methods are possible. `OPTIONS` is answered so on every route, the admin's too and without a
+/// token: a browser that asks before a request may send none, what it learns stands in `/openapi.json` anyway, and as no
+/// admin route says that other origins may read it, the request itself is then not made.
 async fn no_such_method(request: Request) -> Response<Body> {
     if request.method() == Method::OPTIONS {
         return StatusCode::NO_CONTENT.into_response();
