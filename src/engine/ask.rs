@@ -71,7 +71,7 @@ impl Cache {
         if state.is_any_eager() {
             read::refresh_ahead(self, &entry, || Arc::new(source.clone()), caller);
         }
-        Ok(Answer { entry: Some(entry), outcome: Outcome::Hit })
+        Ok(Answer::of(entry, Outcome::Hit))
     }
 
     /// Boxed, so that a future that ends as a hit stays small.

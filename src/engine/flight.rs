@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::key::{Key, KeyRef};
 use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering};
 
+use super::heavy::Remains;
 use super::outcome::Outcome;
 
 /// How far a flight is.
@@ -40,6 +41,8 @@ pub(super) struct Landed {
     pub(super) outcome: Outcome,
     /// Whether those who joined may have it too.
     pub(super) is_shared: bool,
+    /// What is kept of the turn of a large load, for as long as somebody has its answer.
+    pub(super) turn: Option<Remains>,
 }
 
 /// The loads under way.
@@ -241,7 +244,7 @@ mod tests {
         let flights = Flights::default();
         let flight = leader(&flights, "a");
         let waiting = [waiter(&flights, "a"), waiter(&flights, "a"), flight.waiting()];
-        flight.land(Ok(Landed { entry: None, outcome: Outcome::Miss, is_shared: true }));
+        flight.land(Ok(Landed { entry: None, outcome: Outcome::Miss, is_shared: true, turn: None }));
         for mut one in waiting {
             assert!(matches!(one.progress(), Progress::Landed(Ok(_))));
         }

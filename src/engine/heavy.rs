@@ -5,6 +5,7 @@
 //! turns are given in the order in which they are asked for. What is larger than all the room there is goes alone. Loads
 //! that tell nothing ahead have an account of their own ([`super::load`]) and never wait here.
 
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,7 @@ use super::state::State;
 pub struct Turn {
     // In this order: first what is charged is given back, then the turn.
     charge: Charge,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Turn {
@@ -34,7 +35,20 @@ impl Turn {
     pub fn bytes(&self) -> u64 {
         self.charge.bytes()
     }
+
+    /// The same turn for no more than `bytes`; the rest is given back.
+    pub(super) fn down_to(mut self, bytes: u64) -> Self {
+        self.charge.set(bytes.min(self.bytes()));
+        if let Some(permit) = &mut self.permit {
+            let kept = usize::try_from(bytes.div_ceil(KIB)).unwrap_or(usize::MAX);
+            drop(permit.split(permit.num_permits().saturating_sub(kept)));
+        }
+        self
+    }
 }
+
+/// What is kept of a turn by whoever holds what was made; nobody looks into it.
+pub(crate) type Remains = Arc<dyn Any + Send + Sync>;
 
 /// What may be held at a time, by KiB.
 #[derive(Debug)]
@@ -64,7 +78,7 @@ pub(super) async fn turn(state: &Arc<State>, bytes: u64) -> Turn {
     let permit = heavy.permits.clone().acquire_many_owned(kib).await.ok();
     let mut charge = Charge::new(state.clone());
     charge.set(bytes);
-    Turn { charge, _permit: permit }
+    Turn { charge, permit }
 }
 
 /// Waits for the room that `source` will need for `key`; `None` where that is not worth a wait.

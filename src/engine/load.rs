@@ -21,7 +21,7 @@ use crate::sync::AtomicU64;
 use super::Cache;
 use super::events::Event;
 use super::flight::{Flight, Landed, Landing, Waiting};
-use super::heavy::{self, Turn};
+use super::heavy::{self, Remains, Turn};
 use super::outcome::{Outcome, is_failure};
 use super::policy::Policy;
 use super::read::{Asking, keep_promoted};
@@ -56,7 +56,7 @@ async fn look_and_ask(state: &Arc<State>, source: &dyn Source, flight: &Flight) 
     };
     let is_ahead_of_time = held.as_ref().is_some_and(|entry| super::read::is_eager(state, entry));
     if let Some(entry) = held.as_ref().filter(|entry| state.is_live(entry) && !is_ahead_of_time) {
-        return Ok(Landed { entry: Some(entry.clone()), outcome: Outcome::Hit, is_shared: true });
+        return Ok(Landed { entry: Some(entry.clone()), outcome: Outcome::Hit, is_shared: true, turn: None });
     }
     flight.asks(held.clone());
     load(state, source, flight, held).await
@@ -77,11 +77,16 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
             Head::decode(held.head()).ok().map(|head| Timestamp::from_millis(head.modified_at_ms));
     }
     let loading = Loading { state, flight, policy: &policy, sequence };
-    match retry::ask(state, source, &policy, ask).await? {
-        Load::Value(loaded) => loading.keep(loaded, held.as_ref()),
-        Load::NotModified => loading.renew(held.as_ref()),
-        Load::Absent => Ok(loading.note_absence(held.as_ref())),
-    }
+    let load = retry::ask(state, source, &policy, ask).await?;
+    let landed = match load {
+        Load::Value(loaded) => loading.keep(loaded, held.as_ref())?,
+        Load::NotModified => loading.renew(held.as_ref())?,
+        Load::Absent => loading.note_absence(held.as_ref()),
+    };
+    // Whoever gets the entry may hold it longer than the cache does.
+    let kept = landed.entry.as_ref().map_or(0, Entry::weight) as u64;
+    let turn = turn.map(|turn| Arc::new(turn.down_to(kept)) as Remains);
+    Ok(Landed { turn, ..landed })
 }
 
 /// What a load needs to settle its answer.
@@ -102,7 +107,7 @@ impl Loading<'_> {
             // What was held is not what the source has now.
             self.take_out(held);
             state.unstored.remember(key, now, now.after(UNSTORED_FOR), || true);
-            return Ok(Landed { entry: Some(entry), outcome: Outcome::Bypass, is_shared: false });
+            return Ok(Landed { entry: Some(entry), outcome: Outcome::Bypass, is_shared: false, turn: None });
         }
         state.unstored.forget(key);
         state.graces.widen(state.tiers(), key.namespace(), own.max(self.policy.grace()));
@@ -128,7 +133,7 @@ impl Loading<'_> {
             state.absent.forget(flight.key());
             state.failed.forget(flight.key());
         }
-        Landed { entry: Some(entry), outcome, is_shared: true }
+        Landed { entry: Some(entry), outcome, is_shared: true, turn: None }
     }
 
     /// What is held, with a new lifetime: its source says that it still holds.
@@ -162,7 +167,7 @@ impl Loading<'_> {
                 state.absent.remember(key, now, until, || !self.flight.is_superseded());
             }
         }
-        Landed { entry: None, outcome: Outcome::Miss, is_shared: true }
+        Landed { entry: None, outcome: Outcome::Miss, is_shared: true, turn: None }
     }
 
     /// Takes out what stood under the key when this load began, and nothing that was written since.

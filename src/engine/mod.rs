@@ -65,6 +65,7 @@ pub use charge::Charge;
 pub use events::{Event, Subscription};
 pub use explain::{Explanation, StoredCopy};
 pub use gate::{Breaker, SourceStatus};
+pub(crate) use heavy::Remains;
 pub use heavy::Turn;
 pub use invalidate::Selector;
 pub use list::{Filter, ListCursor, Listed, Listing};

@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
 
 use super::events::Event;
+use super::heavy::Remains;
 use super::state::State;
 use super::stats::MissReason;
 
@@ -102,13 +103,16 @@ pub struct Answer {
     pub entry: Option<Entry>,
     /// Where it came from.
     pub outcome: Outcome,
+    /// What is kept of the turn of a large load: whoever holds the entry for longer, such as while it is sent, holds this
+    /// too, so that the next large load waits for it.
+    pub(crate) turn: Option<Remains>,
 }
 
 impl Answer {
     /// That `entry` is the answer.
     #[must_use]
     pub fn of(entry: Entry, outcome: Outcome) -> Self {
-        Self { entry: Some(entry), outcome }
+        Self { entry: Some(entry), outcome, turn: None }
     }
 }
 

@@ -69,7 +69,7 @@ pub(super) async fn get_or_load(cache: &Cache, asking: &Asking<'_>) -> Result<An
         }
         let now = state.clock.now();
         if held.is_none() && state.absent.holds(key, now) {
-            return Ok(Answer { entry: None, outcome: Outcome::Negative });
+            return Ok(Answer { entry: None, outcome: Outcome::Negative, turn: None });
         }
         // Its source failed a moment ago: what is stale is served without asking again at every call.
         if let Some(entry) = &held
@@ -176,13 +176,17 @@ impl Wait<'_> {
 
     fn landed(&self, landing: Result<Landed>, waiting: &Waiting) -> Option<Result<Answer>> {
         match landing {
-            Ok(landed) if self.is_leader => Some(Ok(Answer { entry: landed.entry, outcome: landed.outcome })),
+            Ok(landed) if self.is_leader => {
+                Some(Ok(Answer { entry: landed.entry, outcome: landed.outcome, turn: landed.turn }))
+            }
             // Not for others: this caller asks for itself.
             Ok(landed) if !landed.is_shared => None,
             Ok(landed) if landed.outcome == Outcome::Hit => {
-                Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Hit }))
+                Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Hit, turn: landed.turn }))
             }
-            Ok(landed) => Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Joined })),
+            Ok(landed) => {
+                Some(Ok(Answer { entry: landed.entry, outcome: Outcome::Joined, turn: landed.turn }))
+            }
             Err(error) if !is_failure(&error) => Some(Err(error)),
             // What it held before is not for those who came after the change.
             Err(error) if waiting.is_superseded() => Some(Err(error)),

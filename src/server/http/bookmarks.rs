@@ -5,17 +5,20 @@
 //! that were made from one state, one gets 412. A tag names the state of the whole list, also for a single bookmark;
 //! `*` asks whether the list, or that one, has been kept. Nothing here repeats the id of a user in an error.
 
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::IntoResponse;
+use hyper::body::{Frame, SizeHint};
 
 use crate::content::keys::{User, Verse};
 use crate::content::{Bookmarks, Change, Kept, Standing};
-use crate::engine::{Answer, Turn};
+use crate::engine::{Answer, Remains, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
@@ -40,13 +43,53 @@ pub(super) async fn list(
     let key = source.key();
     let answered = site.cache.get_or_load(key.as_key_ref(), &site.coded(source)).await;
     let problem = match &answered {
-        Ok(Answer { entry: Some(entry), outcome, .. }) => {
-            return Ok(shown(&site, Representation::whole(entry, *outcome)?, &method, &headers));
+        Ok(Answer { entry: Some(entry), outcome, turn }) => {
+            let response = shown(&site, Representation::whole(entry, *outcome)?, &method, &headers);
+            return Ok(match turn {
+                Some(turn) => response.map(|body| Body::new(Taking { body, turn: turn.clone() })),
+                None => response,
+            });
         }
         Ok(_) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL", "the bookmarks cannot be read"),
         Err(error) => error.clone().into(),
     };
     Err(explained(problem, &site.cache, key.as_key_ref(), &answered))
+}
+
+/// A large body that keeps its turn until the last of its bytes has been sent.
+struct Taking {
+    body: Body,
+    turn: Remains,
+}
+
+impl HttpBody for Taking {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        /// Pieces of it.
+        struct Taken(Bytes, #[expect(dead_code, reason = "held, not read")] Remains);
+        impl AsRef<[u8]> for Taken {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let own =
+            |frame: Frame<Bytes>| frame.map_data(|bytes| Bytes::from_owner(Taken(bytes, self.turn.clone())));
+        Poll::Ready(frame.map(|frame| frame.map(own)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 fn shown(site: &Site, whole: Representation<'_>, method: &Method, headers: &HeaderMap) -> Response<Body> {
