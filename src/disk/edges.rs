@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::backend::Fuse;
+use super::catalog::Look;
 use super::intake::Arrived;
 use super::kit::{self, NOW, delete, key, killed_copy};
 use super::log::MarkLog;
@@ -163,6 +164,44 @@ fn keys_that_look_known_keep_the_bound_of_the_queue() {
     let status = disk.status();
     assert!(status.dropped > 0 && status.queued_bytes <= 20_000, "{status:?}");
     assert_eq!(status.queued as u64 + status.dropped, 100);
+}
+
+#[test]
+fn who_waits_for_a_key_while_the_index_is_read_goes_on_when_the_key_is_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    for (number, name) in (0..).zip(["a:oldest", "a:middle", "a:newest"]) {
+        disk.put(&until(name, name.as_bytes(), first + number, 1000));
+        disk.flush().unwrap();
+    }
+    // As the writer does after an open, newest group first, one step at a time.
+    let shared = &disk.shared;
+    let slot = shared.bulk.read();
+    let bulk = slot.as_ref().unwrap();
+    let mut groups = bulk.describe(&bulk.groups().unwrap()).unwrap().into_iter();
+    shared.catalog.write().begin_loading(0);
+    let mut step = || {
+        let (directory, notes, rows) = groups.next().unwrap();
+        assert!(shared.catalog.write().load(&directory, notes.as_ref(), &rows));
+        shared.tell_loaded();
+    };
+    std::thread::scope(|scope| {
+        let asked = ["a:newest", "a:middle", "a:none"]
+            .map(|name| scope.spawn(|| shared.look(fingerprint(key(name)))));
+        let [newest, middle, none] = asked;
+        step();
+        assert!(matches!(newest.join().unwrap(), Look::Here(_)));
+        assert!(!middle.is_finished() && !none.is_finished() && shared.catalog.read().is_loading());
+        step();
+        assert!(matches!(middle.join().unwrap(), Look::Here(_)));
+        step();
+        assert!(!none.is_finished(), "that there is nothing is known at the end only");
+        shared.catalog.write().end_loading();
+        shared.tell_loaded();
+        assert_eq!(none.join().unwrap(), Look::Nowhere);
+    });
+    drop(slot);
+    assert_eq!(disk.get(key("a:oldest")).unwrap().body(), b"a:oldest");
 }
 
 #[test]

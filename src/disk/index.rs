@@ -5,6 +5,8 @@
 //! that costs a miss, never a wrong answer. Shards grow one at a time, so that growing never takes the whole twice.
 //! It does not know what a place means.
 
+use crate::prefetch::prefetch;
+
 /// A shard's slots: open addressing, linear probing, homes in the order of tags.
 #[derive(Debug, Default)]
 struct Shard {
@@ -34,6 +36,12 @@ impl Index {
             shard.resize(slots_for(keys + keys / 32 + 8));
         }
         index
+    }
+
+    /// Brings the slot of a key nearer to the processor, for what is done with it soon.
+    pub(crate) fn approach(&self, fingerprint: u64) {
+        let shard = &self.shards[shard_of(fingerprint)];
+        prefetch(shard.slots.as_ptr().wrapping_add(shard.home(tag_of(fingerprint))) as usize);
     }
 
     pub(crate) fn find(&self, fingerprint: u64) -> Option<u32> {

@@ -19,11 +19,15 @@ pub(crate) fn load(shared: &Shared, bulk: &Bulk, meta: &Meta) -> Result<(), Faul
     match &outcome {
         Ok(()) => {
             shared.catalog.write().end_loading();
+            shared.tell_loaded();
+            // Nobody waits for this: until then a put takes the longer way.
             shared.trust_index();
         }
-        Err(_) => shared.catalog.write().lose(),
+        Err(_) => {
+            shared.catalog.write().lose();
+            shared.tell_loaded();
+        }
     }
-    shared.tell_loaded();
     outcome
 }
 
@@ -41,6 +45,7 @@ fn fill(shared: &Shared, bulk: &Bulk, meta: &Meta) -> Result<(), Fault> {
                 return Err(Fault::Damaged("it has more groups than any version writes".to_owned()));
             }
         }
+        shared.tell_loaded();
     }
     let catalog = shared.catalog.read();
     if catalog.sums.records != meta.records || catalog.inventory() != meta.inventory {

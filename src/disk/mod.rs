@@ -50,8 +50,8 @@
 //!
 //! # After the open
 //! The open reads numbers, floors and graves, never records or directories. The writer then reads all directories into
-//! the catalog in memory (`disk/catalog.rs`), newest group first; what is found so far is served, and who asks for what
-//! has not been found waits for the end of that. Damage of a directory, notes or the inventory is damage of the file,
+//! the catalog in memory (`disk/catalog.rs`), newest group first; who asks for a key waits until it is found, or for the
+//! end of that. Damage of a directory, notes or the inventory is damage of the file,
 //! which goes to quarantine; damage of a record costs that record.
 //!
 //! # Promises

@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     /// `None` while the file is closed after a fault; only the writer changes it.
     pub(crate) bulk: RwLock<Option<Bulk>>,
     pub(crate) catalog: RwLock<Catalog>,
-    /// Wakes who waits for the catalog to be loaded; guards nothing.
+    /// Wakes who waits for the catalog to be loaded, or to know of one key; guards nothing.
     pub(crate) loading: Mutex<()>,
     pub(crate) loaded: Condvar,
     /// How long records are kept past their deadline, in ms by namespace.
@@ -254,15 +254,20 @@ impl Shared {
         self.catalog.read().look(half(fingerprint)) != Look::Nowhere
     }
 
-    /// What is known about a key, once that is known.
+    /// What is known about a key, once that is known: at the latest when the catalog is loaded, or will not be.
     pub(crate) fn look(&self, fingerprint: u128) -> Look {
         let half = half(fingerprint);
+        let look = self.catalog.read().look(half);
+        if look != Look::Loading {
+            return look;
+        }
+        let mut loading = self.loading.lock();
         loop {
             let look = self.catalog.read().look(half);
             if look != Look::Loading || self.is_closed.load(Ordering::Relaxed) {
                 return look;
             }
-            self.wait_loaded();
+            self.loaded.wait(&mut loading);
         }
     }
 
@@ -274,7 +279,7 @@ impl Shared {
         }
     }
 
-    /// Wakes who waits for the catalog.
+    /// Wakes who waits for the catalog, because it knows more than before.
     pub(crate) fn tell_loaded(&self) {
         drop(self.loading.lock());
         self.loaded.notify_all();
