@@ -16,17 +16,17 @@ pub(crate) fn load(shared: &Shared, bulk: &Bulk, meta: &Meta) -> Result<(), Faul
     // A forged number must not reserve more than such a file could hold.
     shared.catalog.write().begin_loading(meta.records.min(file_bytes / RECORD_BYTES_MIN));
     let outcome = fill(shared, bulk, meta);
-    match &outcome {
-        Ok(()) => {
-            shared.catalog.write().end_loading();
-            shared.tell_loaded();
-            // Nobody waits for this: until then a put takes the longer way.
-            shared.trust_index();
-        }
-        Err(_) => {
-            shared.catalog.write().lose();
-            shared.tell_loaded();
-        }
+    let mut catalog = shared.catalog.write();
+    if outcome.is_ok() {
+        catalog.end_loading();
+    } else {
+        catalog.lose();
+    }
+    drop(catalog);
+    shared.tell_loaded();
+    if outcome.is_ok() {
+        // Nobody waits for this: until then a put takes the longer way.
+        shared.trust_index();
     }
     outcome
 }
