@@ -295,6 +295,35 @@ fn a_nearly_full_file_is_still_full_after_a_stop_and_a_start() {
 }
 
 #[test]
+fn the_file_is_not_much_larger_than_what_lives_after_churn_a_stop_and_a_start_that_only_reads() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = DiskOptions { bytes_max: 256 << 20, queue_bytes_max: 8 << 20, ..options() };
+    let (disk, first) = open_with(temp.path(), options.clone(), Fuse::none());
+    // Each of 1000 keys about ten times, in no order.
+    for number in 0..10_000_u64 {
+        let which = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+        disk.put(&until(&format!("a:{}", which % 1000), &vec![1; 16_000], first + number, 1000));
+        if number % 250 == 0 {
+            disk.flush().unwrap();
+        }
+    }
+    disk.close().unwrap();
+    drop(disk);
+    for _ in 0..2 {
+        let (disk, _) = open_with(temp.path(), options.clone(), Fuse::none());
+        for number in 0..1000 {
+            assert!(disk.get(key(&format!("a:{number}"))).is_some());
+        }
+        // What is done while nobody writes; twice, because the first may leave something to do.
+        disk.tidy().unwrap();
+        disk.tidy().unwrap();
+        let status = disk.status();
+        assert!(status.file_bytes <= status.live_bytes / 10 * 16 + (1 << 20), "{status:?}");
+        disk.close().unwrap();
+    }
+}
+
+#[test]
 fn deletes_while_the_disk_fails_are_bounded_and_give_the_file_up_in_the_end() {
     let temp = tempfile::tempdir().unwrap();
     let fuse = Fuse::none();

@@ -210,6 +210,13 @@ impl Writer {
         budget_bytes - budget_bytes / 8 * self.squeezes
     }
 
+    /// Whether there are likely free pages. A file without, as compacting leaves it, doubles with whatever is written
+    /// next: how recently records were used is not worth that.
+    fn has_slack(&self) -> bool {
+        let stored_bytes = self.shared.catalog.read().sums.stored_bytes;
+        self.file_bytes() > stored_bytes + stored_bytes / 8 + COMPACT_BYTES_MIN
+    }
+
     fn file_bytes(&self) -> u64 {
         std::fs::metadata(self.shared.dir.cache_file()).map_or(0, |metadata| metadata.len())
     }
@@ -241,7 +248,9 @@ impl Writer {
         }
         shared.counts.expired.fetch_add(plan.expired, Ordering::Relaxed);
         let is_thorough = turn == Turn::Close
-            || (turn == Turn::Tidy && self.noted_at.is_none_or(|at| at.elapsed() > NOTES_INTERVAL));
+            || (turn == Turn::Tidy
+                && self.noted_at.is_none_or(|at| at.elapsed() > NOTES_INTERVAL)
+                && self.has_slack());
         if is_thorough {
             self.noted_at = Some(monotonic_now());
         }
