@@ -49,7 +49,7 @@ impl Database {
         Ok(database)
     }
 
-    fn over(file: &Path, handle: redb::Database) -> Self {
+    fn over(file: &Path, handle: Redb) -> Self {
         Self {
             file: file.to_owned(),
             handle: Mutex::new(Some(Arc::new(handle))),
