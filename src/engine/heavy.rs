@@ -114,7 +114,7 @@ pub(super) async fn room(
 const TIMES: u64 = 4;
 
 /// What may be held where no entry can give way to it.
-const BESIDE_BYTES: u64 = 36 << 20;
+const BESIDE_BYTES: u64 = 24 << 20;
 
 const KIB: u64 = 1 << 10;
 
@@ -136,7 +136,7 @@ mod tests {
     fn turns_are_charged_come_in_order_and_what_is_too_large_for_all_goes_alone() {
         let cache = Cache::builder().memory(16 << 20).open().unwrap();
         let most = cache.turn_bytes_max();
-        assert_eq!(most, 36 << 20);
+        assert_eq!(most, 27 << 20);
         let (first, second) = (block_on(cache.turn(most / 2)), block_on(cache.turn(1000)));
         assert!(cache.stats().memory_withheld_bytes > 0);
         let mut large = pin!(cache.turn(u64::MAX / 2));

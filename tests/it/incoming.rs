@@ -10,8 +10,8 @@ use tempfile::tempdir;
 
 use crate::common::{Reply, Server, eventually};
 
-/// A quarter of three quarters of this and of 36 MiB is the room: some 18 MB.
-const FLAGS: &[&str] = &["--memory", "48MB", "--disk", "0"];
+/// A quarter of three quarters of this and of 24 MiB is the room: some 18 MB.
+const FLAGS: &[&str] = &["--memory", "64MB", "--disk", "0"];
 
 const ANNOUNCED: usize = 8_000_000;
 const SENT: usize = 6_000_000;
