@@ -100,6 +100,42 @@ fn a_lower_memory_limit_takes_effect_at_once_and_what_leaves_is_served_from_disk
 }
 
 #[test]
+fn a_lower_disk_limit_shrinks_the_file_while_the_server_runs_and_keeps_what_fits() {
+    let directory = tempdir().unwrap();
+    let token = "first-admin-token-0123";
+    let settings = |disk: &str| {
+        format!("admin_token = '{token}'\nmemory = '16MB'\nflush_interval = '50ms'\ndisk = '{disk}'\n")
+    };
+    let (server, _) = server(directory.path(), &settings("64MB"));
+    let file_bytes = || std::fs::metadata(directory.path().join("cache.redb")).map_or(0, |file| file.len());
+    let value = "v".repeat(100_000);
+    let stands = |number: u32| {
+        let reply = ask(&server, token, "GET", &format!("/admin/v1/entries/n%3A{number}"), "");
+        assert!(reply.status == 404 || reply.status == 200 && reply.body == value.as_bytes());
+        reply.status == 200
+    };
+    for number in 0..280 {
+        let put = ask(&server, token, "PUT", &format!("/admin/v1/entries/n%3A{number}"), &value);
+        assert_eq!(put.status, 201);
+        if number % 10 != 9 {
+            continue;
+        }
+        // What may wait for the disk is bounded, and what is over it is lost.
+        eventually("an empty queue", || {
+            let stats = ask(&server, token, "GET", "/admin/v1/stats", "").json();
+            (stats["disk"]["queued_bytes"] == json!(0)).then_some(())
+        });
+    }
+    assert!(file_bytes() > 28_000_000, "{}", file_bytes());
+    assert_eq!((0..280).filter(|number| stands(*number)).count(), 280);
+    reread(directory.path(), &server, &settings("16MB"), READ_AGAIN);
+    eventually("a smaller file", || (file_bytes() <= 16_000_000).then_some(()));
+    let kept = (0..280).filter(|number| stands(*number)).count();
+    assert!((40..200).contains(&kept), "{kept} of 280 are left");
+    assert!(file_bytes() <= 16_000_000, "reading and writing go on within it");
+}
+
+#[test]
 fn new_settings_that_are_refused_change_nothing_and_the_log_says_why() {
     let directory = tempdir().unwrap();
     let good = "admin_token = 'first-admin-token-0123'\n";
