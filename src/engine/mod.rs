@@ -194,7 +194,7 @@ impl Cache {
     /// The memory limit, in bytes.
     #[must_use]
     pub fn memory_limit(&self) -> u64 {
-        self.state().memory.usage().limit_bytes
+        self.state().memory.limit_bytes()
     }
 
     /// Tells from now on what leaves memory and why, within a quarter of a second, and at once what is invalidated or

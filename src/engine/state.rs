@@ -112,7 +112,7 @@ impl State {
     pub(super) fn new(parts: Assembly) -> Self {
         let graces = Graces::default();
         graces.set_all(Tiers { memory: &parts.memory, disk: parts.disk.as_ref() }, &parts.policies);
-        let memory_bytes = parts.memory.usage().limit_bytes;
+        let memory_bytes = parts.memory.limit_bytes();
         let (loading_bytes, loading_bytes_max) = load::loading_bytes_max(memory_bytes, parts.value_bytes_max);
         Self {
             clock: parts.clock,

@@ -245,9 +245,14 @@ impl Memory {
         }
         Usage {
             all: all.into(),
-            limit_bytes: self.0.budget.bytes_max(),
+            limit_bytes: self.limit_bytes(),
             withheld_bytes: self.0.budget.withheld() + self.0.budget.beside(),
         }
+    }
+
+    /// The memory limit, in bytes.
+    pub fn limit_bytes(&self) -> u64 {
+        self.0.budget.bytes_max()
     }
 
     /// How many entries there are: exactly of a small tier, of a large one but for what its shards have not settled yet.

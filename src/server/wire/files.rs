@@ -74,9 +74,12 @@ impl Files {
 
     /// The file of `body`, which lies in `entry`: from the second time on that a large one is asked for.
     pub(super) fn of(&self, entry: &Entry, body: &[u8]) -> Option<Arc<BodyFile>> {
+        if body.len() < BODY_BYTES_MIN {
+            return None;
+        }
         let bytes = body.len() as u64;
         let room = Room { files: self.0.files_max, bytes: self.0.cache.memory_limit() / MEMORY_PART };
-        if body.len() < BODY_BYTES_MIN || bytes > room.bytes / BODY_PART {
+        if bytes > room.bytes / BODY_PART {
             return None;
         }
         let place = (entry.address(), body.as_ptr() as usize);
