@@ -65,6 +65,8 @@ pub use charge::Charge;
 pub use events::{Event, Subscription};
 pub use explain::{Explanation, StoredCopy};
 pub use gate::{Breaker, SourceStatus};
+/// What keeps a large answer's turn while it is sent.
+#[cfg(feature = "server")]
 pub(crate) use heavy::Remains;
 pub use heavy::Turn;
 pub use invalidate::Selector;

@@ -105,7 +105,7 @@ pub struct Answer {
     pub outcome: Outcome,
     /// What is kept of the turn of a large load: whoever holds the entry for longer, such as while it is sent, holds this
     /// too, so that the next large load waits for it.
-    pub(crate) turn: Option<Remains>,
+    pub turn: Option<Remains>,
 }
 
 impl Answer {
