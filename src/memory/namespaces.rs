@@ -134,9 +134,10 @@ impl Namespaces {
         self.list.get(usize::from(number))?.get().map(Box::as_ref)
     }
 
-    /// A class nobody has, if there is one left.
+    /// A class nobody has, if there is one left. The last number is nobody's: with the largest hash it would be the mark of
+    /// an empty slot in the index.
     pub(super) fn next_class(&self) -> Option<u8> {
-        let next = |last: u8| last.checked_add(1);
+        let next = |last: u8| last.checked_add(1).filter(|class| *class < u8::MAX);
         self.classes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).ok().and_then(next)
     }
 
@@ -186,6 +187,14 @@ const WHOLE_PPM: u32 = 1_000_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_class_is_never_given_since_it_would_be_the_mark_of_an_empty_slot() {
+        let namespaces = Namespaces::new();
+        let given: Vec<_> = std::iter::from_fn(|| namespaces.next_class()).collect();
+        assert_eq!(given, (1..u8::MAX).collect::<Vec<_>>());
+        assert_eq!(namespaces.next_class(), None);
+    }
 
     #[test]
     fn a_name_keeps_its_number_and_what_is_too_much_shares_one() {
