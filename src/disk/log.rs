@@ -27,6 +27,8 @@ pub(crate) struct MarkLog {
     /// What stands in each, in bytes.
     lens: [u64; 2],
     current: usize,
+    /// A mark could not be left, and the bulk that it was for is not gone yet.
+    is_missing_some: bool,
     fuse: Fuse,
 }
 
@@ -34,7 +36,8 @@ impl MarkLog {
     /// The logs in `folder`, and every mark in them.
     pub(crate) fn open(folder: &Path, fuse: Fuse) -> (Self, Vec<(u128, u64)>) {
         let paths = NAMES.map(|name| folder.join(name));
-        let mut log = Self { paths, files: [None, None], lens: [0, 0], current: 0, fuse };
+        let mut log =
+            Self { paths, files: [None, None], lens: [0, 0], current: 0, is_missing_some: false, fuse };
         let mut marks = Vec::new();
         for which in 0..2 {
             let read = File::open(&log.paths[which]).and_then(|file| {
@@ -53,6 +56,20 @@ impl MarkLog {
 
     /// Leaves a mark; when it returns, a kill does not undo it.
     pub(crate) fn leave(&mut self, fingerprint: u128, sequence: u64) -> io::Result<()> {
+        let left = self.append(fingerprint, sequence);
+        self.is_missing_some |= left.is_err();
+        left
+    }
+
+    /// Fails when a mark that somebody relies on could not be left.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        if self.is_missing_some {
+            return Err(io::Error::other("an earlier mark could not be left"));
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, fingerprint: u128, sequence: u64) -> io::Result<()> {
         let mut bytes = [0; MARK_BYTES];
         bytes[..16].copy_from_slice(&fingerprint.to_le_bytes());
         bytes[16..24].copy_from_slice(&sequence.to_le_bytes());
@@ -93,6 +110,7 @@ impl MarkLog {
     pub(crate) fn clear(&mut self) {
         self.empty(0);
         self.empty(1);
+        self.is_missing_some = false;
     }
 
     fn empty(&mut self, which: usize) {

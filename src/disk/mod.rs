@@ -202,8 +202,14 @@ impl Disk {
             }
         }
         let is_too_much = queue.removals > shared.options.removals_max();
+        // Taken while the queue is held: whoever finds this put there finds its mark in the log.
+        let log = is_known.then(|| shared.log.lock());
         self.put_waits(fingerprint, queue, before_bytes);
-        let marked = if needs_mark { shared.log.lock().leave(fingerprint, mark) } else { Ok(()) };
+        let marked = match log {
+            Some(mut log) if needs_mark => log.leave(fingerprint, mark),
+            Some(log) => log.check(),
+            None => Ok(()),
+        };
         if let Err(error) = marked {
             // The older record could come back after a kill: better that none does.
             tracing::warn!(%error, "an overwrite could not be marked: the cache file is given up");

@@ -1,6 +1,6 @@
 //! What the threads of the disk tier share.
 //!
-//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log` or `intake`; `catalog`, `health`,
+//! Lock order, where two are held: `bulk`, then `marks`, then `queue`, then `log`, then `intake`; `catalog`, `health`,
 //! `graces` and `life` are taken alone or last. Nothing is logged and no file but the bulk's and the marks' is touched while `marks`, `queue`, `catalog` or `health` is held.
 //! Readers hold `bulk` shared for one read; the writer takes it alone only to drop or replace the handle, so that the
 //! process never has the file open twice.
@@ -38,8 +38,8 @@ pub(crate) struct Shared {
     /// Of the intake's bits; told with `intake` held.
     pub(crate) whereabouts: Whereabouts,
     queue: Mutex<Queue>,
-    /// A mark is left after its put is in the queue: a batch that is taken in between has the put in it, and one that is
-    /// taken before has turned the log.
+    /// A mark is left after its put is in the queue, by who took this lock while holding that: a batch that is taken in
+    /// between has the put in it, and one that is taken before has turned the log.
     pub(crate) log: Mutex<MarkLog>,
     /// Wakes the writer, which waits with `intake`.
     pub(crate) wake: Condvar,
