@@ -8,7 +8,7 @@ use super::backend::Fault;
 use super::bulk::{self, Batch, Bulk, Gone, Meta};
 use super::catalog::{Found, Look, Rows, inventory_of};
 use super::pack::{Line, Packed, Packer, UNTIL_NEVER, sum_of};
-use super::queue::Op;
+use super::queue::{Op, Ops};
 use super::record;
 use super::state::{Shared, half};
 use super::tidy::Tidying;
@@ -18,22 +18,25 @@ use crate::entry::Entry;
 pub(crate) struct Plan<'p> {
     shared: &'p Shared,
     bulk: &'p Bulk,
+    /// All of the batch, of which this may be a part.
+    ops: &'p Ops,
     packer: Packer,
     pub(crate) batch: Batch,
     pub(crate) meta: Meta,
     /// Groups in which an operation buried something.
     touched: Vec<u64>,
-    /// What was alive in groups that are given up.
+    /// The records of groups that go although some of them were alive.
     lines_gone: Vec<(u64, Vec<Line>)>,
     pub(crate) evicted: u64,
     pub(crate) expired: u64,
 }
 
 impl<'p> Plan<'p> {
-    pub(crate) fn new(shared: &'p Shared, bulk: &'p Bulk, meta: Meta) -> Self {
+    pub(crate) fn new(shared: &'p Shared, bulk: &'p Bulk, ops: &'p Ops, meta: Meta) -> Self {
         Self {
             shared,
             bulk,
+            ops,
             packer: Packer::default(),
             batch: Batch::default(),
             meta,
@@ -73,47 +76,39 @@ impl<'p> Plan<'p> {
         Ok(())
     }
 
-    /// Writes anew what is alive and at least so hot; the rest of the group is dead from now on.
+    /// Writes anew what is alive and at least so hot. The rest goes with the group, and is known until it has gone:
+    /// an overwrite that comes before the commit must leave its mark.
     fn move_group(&mut self, id: u64, least_heat: u8) -> Result<(), Fault> {
         let mut described = self.bulk.describe(std::slice::from_ref(&id))?;
         let Some((directory, ..)) = described.pop() else { return Ok(()) };
-        let (shared, bulk) = (self.shared, self.bulk);
+        let (shared, bulk, ops) = (self.shared, self.bulk, self.ops);
         let now_ms = shared.clock.now().as_millis();
         let catalog = shared.catalog.read();
-        let alive: Vec<(u16, u32, u8)> = catalog
+        let wanted: Vec<(u16, u8)> = catalog
             .live_places(id)
             .into_iter()
-            .map(|(record, place)| (record, place, catalog.group(id).map_or(0, |group| group.heat(record))))
+            .map(|(record, _)| (record, catalog.group(id).map_or(0, |group| group.heat(record))))
+            .filter(|(_, heat)| *heat >= least_heat)
             .collect();
         drop(catalog);
-        let (alive, cold): (Vec<_>, Vec<_>) = alive.into_iter().partition(|(_, _, heat)| *heat >= least_heat);
-        let fingerprint =
-            |record: u16| directory.lines.get(usize::from(record)).map_or(0, |line| line.fingerprint);
-        let mut dead: Vec<(u64, u32)> =
-            cold.into_iter().map(|(record, place, _)| (fingerprint(record), place)).collect();
-        let mut at = 0;
-        let wanted = alive.iter().map(|(record, ..)| *record);
+        let mut heats = wanted.iter().map(|(_, heat)| *heat);
         let visit = &mut |record: u16, bytes: crate::Result<&[u8]>| {
-            let (_, place, heat) = alive[at];
-            at += 1;
+            let heat = heats.next().unwrap_or(0);
             let Some(line) = directory.lines.get(usize::from(record)) else { return };
             let entry = bytes.and_then(|bytes| record::decode(bytes).map(|entry| (bytes, entry)));
             match entry {
-                Ok((bytes, entry)) if line.until_ms > now_ms && !shared.marks.read().is_dead(&entry) => {
-                    self.push(bytes, Line { heat, ..*line });
+                Ok((bytes, entry)) => {
+                    let is_dead = line.until_ms <= now_ms || shared.marks.read().is_dead(&entry);
+                    // What a removal in this batch is of must not come back as what was written anew.
+                    if !is_dead && !ops.overrule(&entry) {
+                        self.push(bytes, Line { heat, ..*line });
+                    }
                 }
-                Ok(_) => dead.push((line.fingerprint, place)),
-                Err(error) => {
-                    shared.note_broken(&error);
-                    dead.push((line.fingerprint, place));
-                }
+                Err(error) => shared.note_broken(&error),
             }
         };
-        bulk.read_group(id, &directory.starts, wanted, visit)?;
-        let mut catalog = shared.catalog.write();
-        for (fingerprint, place) in dead {
-            catalog.bury(fingerprint, place);
-        }
+        bulk.read_group(id, &directory.starts, wanted.iter().map(|(record, _)| *record), visit)?;
+        self.lines_gone.push((id, directory.lines));
         Ok(())
     }
 

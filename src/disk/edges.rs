@@ -3,14 +3,19 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::backend::Fuse;
+use super::batch::Plan;
+use super::bulk::Meta;
 use super::catalog::Look;
 use super::intake::Arrived;
 use super::kit::{self, NOW, delete, key, killed_copy};
 use super::log::MarkLog;
+use super::queue::Ops;
 use super::record::fingerprint;
+use super::tidy::Tidying;
 use super::{Disk, DiskOptions, DiskState, Floor, Kept};
 use crate::clock::Timestamp;
 use crate::entry::{Entry, Parts};
@@ -97,6 +102,35 @@ fn an_overwrite_after_a_removal_that_was_not_written_leaves_its_mark() {
     assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the older value does not come back");
     disk.flush().unwrap();
     assert_eq!(disk.get(key("a:1")).unwrap().body(), b"new");
+}
+
+#[test]
+fn a_put_that_another_one_has_left_a_mark_for_returns_when_the_mark_is_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 1000));
+    disk.flush().unwrap();
+    // Nobody can leave a mark now.
+    let log = disk.shared.log.lock();
+    let (is_first_in, has_mark) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            is_first_in.store(true, Ordering::SeqCst);
+            disk.put(&until("a:1", b"new", first + 1, 1000));
+        });
+        scope.spawn(|| {
+            while !is_first_in.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            disk.put(&until("a:1", b"newer", first + 2, 1000));
+            assert!(has_mark.load(Ordering::SeqCst), "a kill now would bring the oldest back");
+        });
+        // Time enough for one that would not wait; how long it really takes does not matter.
+        std::thread::park_timeout(Duration::from_millis(50));
+        has_mark.store(true, Ordering::SeqCst);
+        drop(log);
+    });
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None);
 }
 
 #[test]
@@ -202,6 +236,58 @@ fn who_waits_for_a_key_while_the_index_is_read_goes_on_when_the_key_is_found() {
     });
     drop(slot);
     assert_eq!(disk.get(key("a:oldest")).unwrap().body(), b"a:oldest");
+}
+
+#[test]
+fn an_overwrite_that_finds_no_room_takes_the_older_record_with_it_even_from_a_group_that_is_moved() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    // So many small groups that the next batch writes them anew.
+    let names: Vec<String> = (0..33).map(|number| format!("a:{number}")).collect();
+    for (number, name) in (0..).zip(&names) {
+        disk.put(&until(name, b"old", first + number, 1000));
+        disk.flush().unwrap();
+    }
+    for number in 0..100 {
+        disk.put(&until(&format!("b:{number}"), &[1; 11_000], first + 100 + number, 1000));
+    }
+    for (number, name) in (0..).zip(&names) {
+        disk.put(&until(name, &[b'n'; 11_000], first + 300 + number, 1000));
+    }
+    assert!(disk.status().dropped > 30);
+    disk.flush().unwrap();
+    let killed = killed_copy(temp.path());
+    let after = open_at(killed.path()).0;
+    for name in &names {
+        assert!(disk.get(key(name)).is_none_or(|entry| entry.body() != b"old"), "{name}");
+        assert!(after.get(key(name)).is_none_or(|entry| entry.body() != b"old"), "{name} after a kill");
+    }
+}
+
+#[test]
+fn what_is_given_up_is_known_until_that_is_durable() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    for (number, name) in (0..).zip(["a:cold", "a:hot", "a:colder"]) {
+        disk.put(&until(name, b"value", first + number, 1000));
+    }
+    disk.flush().unwrap();
+    disk.cool();
+    disk.note_use(key("a:hot"), 255);
+    let shared = &disk.shared;
+    let slot = shared.bulk.read();
+    let bulk = slot.as_ref().unwrap();
+    let group = bulk.groups().unwrap()[0];
+    // As the writer does when there is no room; a kill before the commit leaves the file as it was.
+    let ops = Ops::default();
+    let mut plan = Plan::new(shared, bulk, &ops, Meta { next_group: group + 1, ..Meta::default() });
+    plan.tidy(&Tidying { evicted: vec![group], ..Tidying::default() }).unwrap();
+    assert_eq!(plan.evicted, 2);
+    assert!(shared.may_contain(fingerprint(key("a:cold"))), "an overwrite now must leave its mark");
+    plan.finish(false);
+    plan.settle();
+    assert!(!shared.may_contain(fingerprint(key("a:cold"))));
+    assert!(shared.may_contain(fingerprint(key("a:hot"))));
 }
 
 #[test]

@@ -74,6 +74,14 @@ impl Ops {
         let place = self.places.get(&fingerprint)?;
         self.list.get(*place as usize).map(|(_, op)| op)
     }
+
+    /// Whether nothing is left of `entry`, which lies in the file, once they are done.
+    pub(crate) fn overrule(&self, entry: &Entry) -> bool {
+        self.get(fingerprint(entry.key())).is_some_and(|op| match op {
+            Op::Put(newer) => entry.sequence() <= newer.sequence(),
+            Op::Remove(below) => entry.sequence() < *below,
+        })
+    }
 }
 
 /// What became of an operation.

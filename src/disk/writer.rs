@@ -154,12 +154,12 @@ impl Writer {
         self.ensure_bulk()?;
         let budget_bytes = self.budget_bytes();
         let bytes = ops.as_slice().iter().map(|(_, op)| op.bytes()).sum();
-        self.make_room(bytes, budget_bytes)?;
+        self.make_room(&Chunk { batch: ops, ops: &[], bytes }, budget_bytes)?;
         let mut rest = ops.as_slice();
         loop {
-            let (chunk, bytes, left) = split_chunk(rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
-            rest = left;
-            self.write(chunk, bytes, budget_bytes, turn)?;
+            let chunk = Chunk::of(ops, rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
+            rest = &rest[chunk.ops.len()..];
+            self.write(&chunk, budget_bytes, turn)?;
             if rest.is_empty() {
                 break;
             }
@@ -170,13 +170,13 @@ impl Writer {
         Ok(())
     }
 
-    /// In a file that has no free pages and may not grow, what goes must have gone before anything can come.
-    fn make_room(&mut self, bytes: u64, budget_bytes: u64) -> Result<(), Fault> {
+    /// In a file that has no free pages and may not grow, what goes must have gone before `coming` can come.
+    fn make_room(&mut self, coming: &Chunk<'_>, budget_bytes: u64) -> Result<(), Fault> {
         let stored_bytes = self.shared.catalog.read().sums.stored_bytes;
-        if stored_bytes + bytes <= budget_bytes || stored_bytes <= self.file_bytes() / 8 * 7 {
+        if stored_bytes + coming.bytes <= budget_bytes || stored_bytes <= self.file_bytes() / 8 * 7 {
             return Ok(());
         }
-        self.write(&[], bytes, budget_bytes, Turn::Write)?;
+        self.write(coming, budget_bytes, Turn::Write)?;
         // What one transaction frees can be used by the next but one.
         let slot = self.shared.bulk.read();
         match (slot.as_ref(), self.meta) {
@@ -221,23 +221,24 @@ impl Writer {
         std::fs::metadata(self.shared.dir.cache_file()).map_or(0, |metadata| metadata.len())
     }
 
-    fn write(&mut self, chunk: Waiting<'_>, bytes: u64, budget_bytes: u64, turn: Turn) -> Result<(), Fault> {
+    /// One transaction; whether groups went with it.
+    fn write(&mut self, chunk: &Chunk<'_>, budget_bytes: u64, turn: Turn) -> Result<bool, Fault> {
         let shared = Arc::clone(&self.shared);
         let slot = shared.bulk.read();
         let (Some(bulk), Some(meta)) = (slot.as_ref(), self.meta) else {
             return Err(Fault::Failed("cache.redb is closed".to_owned()));
         };
-        let mut plan = Plan::new(&shared, bulk, meta);
+        let mut plan = Plan::new(&shared, bulk, chunk.batch, meta);
         plan.expire(shared.clock.now().as_millis())?;
         let room = Room {
-            incoming_bytes: bytes,
+            incoming_bytes: chunk.bytes,
             budget_bytes,
             records_max: shared.options.index_bytes_max / RECORD_INDEX_BYTES,
             is_idle: turn == Turn::Tidy,
         };
         let tidying = tidy::choose(&shared.catalog.read(), &room);
         plan.tidy(&tidying)?;
-        for (fingerprint, op) in chunk {
+        for (fingerprint, op) in chunk.ops {
             match op {
                 // It would not fit beside anything else.
                 Op::Put(entry) if entry.weight() as u64 > budget_bytes / 4 => {
@@ -257,9 +258,11 @@ impl Writer {
         if plan.finish(is_thorough) {
             bulk.commit(&plan.batch, &plan.meta)?;
             shared.counts.evicted.fetch_add(plan.evicted, Ordering::Relaxed);
+            let have_gone = !plan.batch.removed.is_empty();
             self.meta = Some(plan.settle());
+            return Ok(have_gone);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Opens the file again, or puts a new one in the place of one that must not be believed.
@@ -353,7 +356,31 @@ impl Writer {
 
     /// Closes the file cleanly; its free pages go back to the system where they are many.
     fn close(&mut self) {
+        let tidied = if self.is_to_shrink() { self.tidy_up() } else { Ok(()) };
+        let is_to_shrink = self.is_to_shrink();
         let Some(mut bulk) = self.shared.bulk.write().take() else { return };
+        let closed = tidied.and_then(|()| if is_to_shrink { bulk.compact().map(|_| ()) } else { Ok(()) });
+        if let Err(fault) = closed {
+            tracing::warn!(reason = fault.reason(), "cache.redb keeps its size");
+        }
+    }
+
+    /// Does at once what would be done while nobody writes: in a file that was made smaller it would be the batch that
+    /// doubles it.
+    fn tidy_up(&mut self) -> Result<(), Fault> {
+        let budget_bytes = self.budget_bytes();
+        let nothing = Ops::default();
+        for _ in 0..TIDIED_AT_CLOSE_MAX {
+            let chunk = Chunk { batch: &nothing, ops: &[], bytes: 0 };
+            if !self.write(&chunk, budget_bytes, Turn::Tidy)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the file is much larger than what lives in it, and can be made smaller.
+    fn is_to_shrink(&self) -> bool {
         let live_bytes = self.shared.catalog.read().sums.live_bytes;
         // A compacted file has no free pages, and doubles with the next batch: one that is not much too large stays.
         let is_large = self.file_bytes() > live_bytes + live_bytes / 5 * 3 + COMPACT_BYTES_MIN;
@@ -361,13 +388,7 @@ impl Writer {
         let bytes_max = self.shared.limits.file_bytes_max.bytes();
         let has_room =
             bulk::budget_bytes(bytes_max, live_bytes + live_bytes / 16) > live_bytes + live_bytes / 8;
-        if is_large
-            && has_room
-            && live_bytes <= COMPACT_BYTES_MAX
-            && let Err(fault) = bulk.compact()
-        {
-            tracing::warn!(reason = fault.reason(), "cache.redb keeps its size");
-        }
+        is_large && has_room && live_bytes <= COMPACT_BYTES_MAX
     }
 
     /// The rows fit but their pages did not: make room in steps, and when that does not help, start again.
@@ -420,21 +441,27 @@ pub(crate) fn new_store_id(shared: &Shared) -> u64 {
     RandomState::new().hash_one((shared.clock.now(), std::process::id())).max(1)
 }
 
-/// Operations in the order in which they came.
-type Waiting<'o> = &'o [(u128, Op)];
+/// The part of a batch that one transaction writes.
+struct Chunk<'o> {
+    batch: &'o Ops,
+    ops: &'o [(u128, Op)],
+    /// What they come to, or what is yet to come.
+    bytes: u64,
+}
 
-/// As many operations as come to about `bytes_max`, at least one; how much they are, and the rest.
-fn split_chunk(ops: Waiting<'_>, bytes_max: u64) -> (Waiting<'_>, u64, Waiting<'_>) {
-    let (mut bytes, mut count) = (0, 0);
-    for (_, op) in ops {
-        if count > 0 && bytes + op.bytes() > bytes_max {
-            break;
+impl<'o> Chunk<'o> {
+    /// As many of `ops` as come to about `bytes_max`, at least one if there are any.
+    fn of(batch: &'o Ops, ops: &'o [(u128, Op)], bytes_max: u64) -> Self {
+        let (mut bytes, mut count) = (0, 0);
+        for (_, op) in ops {
+            if count > 0 && bytes + op.bytes() > bytes_max {
+                break;
+            }
+            bytes += op.bytes();
+            count += 1;
         }
-        bytes += op.bytes();
-        count += 1;
+        Self { batch, ops: &ops[..count], bytes }
     }
-    let (chunk, rest) = ops.split_at(count);
-    (chunk, bytes, rest)
 }
 
 /// So many of what has arrived are filed, and so many graves settled, under one lock.
@@ -456,6 +483,9 @@ const NOTES_INTERVAL: Duration = Duration::from_mins(1);
 
 /// How often it looks for what has expired or is not worth its space, while nobody writes.
 const TIDY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The close tidies in at most so many batches.
+const TIDIED_AT_CLOSE_MAX: usize = 64;
 
 /// A file that is less than this too large is left as it is.
 const COMPACT_BYTES_MIN: u64 = 1 << 20;
