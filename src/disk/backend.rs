@@ -70,9 +70,10 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
     fenced(|| {
         let file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
-        let identity = identity(&file.metadata()?);
+        let metadata = file.metadata()?;
+        let identity = identity(&metadata);
         let inner = FileBackend::new(file).map_err(redb::Error::from)?;
-        let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let file = limits.fuse.mark(&name_of(path), metadata.len() == 0);
         let backend = Backend { inner, limits: limits.clone(), file };
         let db = redb::Builder::new()
             .set_cache_size(limits.page_cache_bytes)
@@ -99,6 +100,10 @@ impl Opened {
         }
         Err(Fault::Failed(format!("{} is gone from its place", self.path.display())))
     }
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn identity(metadata: &Metadata) -> (u64, u64) {
@@ -157,6 +162,9 @@ struct Burning {
     left: AtomicU64,
     #[cfg(test)]
     tape: super::tape::Tape,
+    /// Nothing can be appended.
+    #[cfg(test)]
+    is_full: std::sync::atomic::AtomicBool,
     /// Nothing waits for the disk; for tests that open many files.
     #[cfg(test)]
     is_hasty: bool,
@@ -170,6 +178,8 @@ impl Fuse {
             #[cfg(test)]
             tape: super::tape::Tape::default(),
             #[cfg(test)]
+            is_full: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
             is_hasty: false,
         }))
     }
@@ -177,8 +187,14 @@ impl Fuse {
     /// Never burns, and never waits for the disk.
     #[cfg(test)]
     pub(crate) fn hasty() -> Self {
-        let tape = super::tape::Tape::default();
-        Self(Arc::new(Burning { left: AtomicU64::new(u64::MAX), tape, is_hasty: true }))
+        let (tape, is_full) = (super::tape::Tape::default(), false.into());
+        Self(Arc::new(Burning { left: AtomicU64::new(u64::MAX), tape, is_full, is_hasty: true }))
+    }
+
+    /// Whether appending fails, as it would on a full disk.
+    #[cfg(test)]
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.0.is_full.store(is_full, Ordering::SeqCst);
     }
 
     /// Everything that was written, where it is recorded.
@@ -193,6 +209,25 @@ impl Fuse {
         self.0.left.store(writes, Ordering::SeqCst);
     }
 
+    /// What a file that is opened is called in [`Fuse::act`].
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests record"))]
+    fn mark(&self, name: &str, is_new: bool) -> String {
+        #[cfg(test)]
+        let name = &*self.tape().mark(name, is_new);
+        #[cfg(not(test))]
+        let _ = is_new;
+        name.to_owned()
+    }
+
+    /// The file at `path` has lost its name, durably; tests that record what is written note it.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests record"))]
+    pub(crate) fn gone(&self, path: &Path) {
+        #[cfg(test)]
+        self.tape().gone(&name_of(path));
+        #[cfg(not(test))]
+        let _ = path;
+    }
+
     /// Runs `run`, which does `act` to the file of this name; tests that record what is written note it.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "only tests record"))]
     pub(crate) fn act(
@@ -204,6 +239,10 @@ impl Fuse {
         #[cfg(test)]
         if self.0.is_hasty && matches!(act, Act::Sync) {
             return Ok(());
+        }
+        #[cfg(test)]
+        if matches!(act, Act::Append(_)) && self.0.is_full.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
         }
         #[cfg(test)]
         let run = || self.tape().record(file, &act, run);

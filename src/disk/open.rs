@@ -135,7 +135,7 @@ fn why_not(meta: &Meta, stored: &Stored) -> Option<&'static str> {
 fn set_aside(shared: &Shared, files: &[PathBuf], reason: &str) -> std::result::Result<(), Fault> {
     tracing::warn!(reason, ?files, "the cache on disk is set aside: the start is cold");
     let failed = |error: Error| Fault::Failed(error.chain());
-    shared.dir.quarantine(files, shared.options.bytes_max).map(|_| ()).map_err(failed)
+    shared.set_aside(files).map_err(failed)
 }
 
 fn load_marks(shared: &Shared, stored: &Stored, overwrites: &[(u128, u64)]) {

@@ -173,9 +173,9 @@ impl Scribe {
         let file = match renewed {
             Err(Fault::Damaged(reason)) => {
                 tracing::warn!(reason, "cache-truth.redb is set aside");
-                let (dir, path) = (&self.shared.dir, self.shared.dir.cache_truth_file());
-                dir.quarantine(std::slice::from_ref(&path), self.shared.options.bytes_max)
-                    .map_err(|error| Fault::Failed(error.chain()))?;
+                let path = self.shared.dir.cache_truth_file();
+                let set_aside = self.shared.set_aside(std::slice::from_ref(&path));
+                set_aside.map_err(|error| Fault::Failed(error.chain()))?;
                 let file = TruthFile::open(&path, &self.shared.limits.small())?.0;
                 file.replace(&stored(self.epoch))?;
                 file

@@ -6,6 +6,7 @@
 //! process never has the file open twice.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
@@ -185,10 +186,27 @@ impl Shared {
         let life = self.life.lock();
         self.is_discarded.store(true, Ordering::SeqCst);
         // Where another process holds the directory now, the file of that name is not this one's.
-        let removed = self.dir.check_held().and_then(|()| self.dir.remove_durably(&self.dir.cache_file()));
+        let removed = self.dir.check_held().and_then(|()| self.remove_bulk());
         drop(life);
         self.hurry();
         removed
+    }
+
+    /// Takes the bulk's name away, durably.
+    pub(crate) fn remove_bulk(&self) -> Result<()> {
+        let file = self.dir.cache_file();
+        self.dir.remove_durably(&file)?;
+        self.limits.fuse.gone(&file);
+        Ok(())
+    }
+
+    /// Moves `files` to quarantine.
+    pub(crate) fn set_aside(&self, files: &[PathBuf]) -> Result<()> {
+        self.dir.quarantine(files, self.options.bytes_max)?;
+        for file in files {
+            self.limits.fuse.gone(file);
+        }
+        Ok(())
     }
 
     /// Runs `make`, which puts a new bulk in the place of what was discarded.

@@ -316,8 +316,7 @@ impl Writer {
     fn set_aside(&self, reason: &str) {
         tracing::warn!(reason, "cache.redb is set aside: the disk tier starts again, cold");
         self.shared.begin_discarded();
-        let file = self.shared.dir.cache_file();
-        if let Err(error) = self.shared.dir.quarantine(&[file], self.shared.options.bytes_max) {
+        if let Err(error) = self.shared.set_aside(&[self.shared.dir.cache_file()]) {
             tracing::warn!(error = error.chain(), "cache.redb could not be moved to quarantine");
         }
     }
