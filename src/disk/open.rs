@@ -58,12 +58,13 @@ fn open_files(shared: &Shared) -> Opened {
     match try_open(shared) {
         Ok(opened) => opened,
         Err((part, fault)) => {
-            // The bulk is not believed in this run, and is replaced once the truth can be written: sequences of this
-            // run begin anew, so nothing older may be beside them.
-            shared.begin_discarded();
+            // Sequences of this run begin anew, so nothing older may be beside them: not in this run, and not in the
+            // next one if this is killed, which would take the older for the newer.
             *shared.bulk.write() = None;
             shared.set_health(part, Some(fault.reason()));
-            shared.queue().is_urgent = true;
+            if let Err(error) = shared.discard_bulk() {
+                tracing::warn!(error = error.chain(), "the cache file could not be removed");
+            }
             Opened { truth: None, stored: Stored { epoch: 1, ..Stored::default() }, meta: None }
         }
     }

@@ -418,6 +418,8 @@ fn an_open_on_a_failing_disk_is_degraded_and_recovers_without_older_values() {
         assert!(disk.flush().is_err(), "{writes}");
         assert!(matches!(disk.status().state, DiskState::Degraded(_)));
         assert_eq!(body(&disk, "a:1").unwrap(), b"new");
+        let killed = killed_copy(copy.path());
+        assert_eq!(body(&open_at(killed.path()).0, "a:1"), None, "an overwrite was acknowledged, {writes}");
         fuse.set(u64::MAX);
         disk.flush().or_else(|_| disk.flush()).unwrap();
         disk.close().unwrap();

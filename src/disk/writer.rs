@@ -299,6 +299,8 @@ impl Writer {
     }
 
     fn renew(&mut self) -> Result<(), Fault> {
+        // First of all: whatever else fails now, a kill must not bring it back.
+        self.shared.remove_bulk().map_err(|error| Fault::Failed(error.chain()))?;
         let store = new_store_id(&self.shared);
         let (reply, answer) = channel();
         let gone = || Fault::Failed("the thread hifz-truth has ended".to_owned());
@@ -306,11 +308,8 @@ impl Writer {
         answer.recv().map_err(|_| gone())??;
         self.store = store;
         self.meta = Some(Meta { store, ..Meta::default() });
-        let (dir, limits) = (&self.shared.dir, &self.shared.limits);
-        self.shared.replace_bulk(|| {
-            dir.remove_durably(&dir.cache_file()).map_err(|error| Fault::Failed(error.chain()))?;
-            Bulk::create(&dir.cache_file(), limits, store)
-        })
+        let shared = &self.shared;
+        shared.replace_bulk(|| Bulk::create(&shared.dir.cache_file(), &shared.limits, store))
     }
 
     fn set_aside(&self, reason: &str) {
