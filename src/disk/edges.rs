@@ -303,7 +303,7 @@ fn what_is_moved_while_it_is_recovered_is_recovered_all_the_same() {
     drop(disk);
     let (disk, again) = open_at(temp.path());
     let mut seen = Vec::new();
-    disk.recover(&mut |entry| {
+    disk.recover(&mut |entry, _| {
         if seen.is_empty() {
             // Enough more of them that all are written anew, now.
             for number in 0..40 {
@@ -353,6 +353,38 @@ fn a_bound_that_is_lowered_holds_soon_and_what_was_written_last_stays() {
     disk.tidy().unwrap();
     assert!(disk.status().file_bytes <= 8 << 20, "{:?}", disk.status());
     assert!(disk.get(key("a:2399")).is_some());
+}
+
+#[test]
+fn what_is_written_over_while_it_is_recovered_is_not_the_last_of_its_key() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    let names = ["a:stays", "a:new", "a:touched", "a:forgotten", "a:written", "a:none"];
+    for (number, name) in (0..).zip(names) {
+        disk.put(&until(name, b"old", first + number, 1000));
+    }
+    disk.close().unwrap();
+    drop(disk);
+    let (disk, again) = open_at(temp.path());
+    let mut last = Vec::new();
+    disk.recover(&mut |entry, is_last| {
+        // The group has been read: from here on these are copies.
+        if last.is_empty() {
+            disk.put(&until("a:written", b"new", again, 1000));
+            disk.flush().unwrap();
+            disk.put(&until("a:new", b"new", again + 1, 1));
+            disk.put(&until("a:touched", b"old", first + 2, 1));
+            disk.forget(key("a:forgotten"), again + 2);
+        }
+        last.push((entry.key().to_string(), is_last()));
+        ControlFlow::Continue(())
+    });
+    last.retain(|(_, is_last)| *is_last);
+    last.sort();
+    assert_eq!(last, [("a:none".to_owned(), true), ("a:stays".to_owned(), true)]);
+    let shown = disk.page(0, 100).entries;
+    let shown = |name: &str| shown.values().find(|entry| entry.key() == key(name)).map(Entry::body);
+    assert_eq!((shown("a:new"), shown("a:forgotten")), (Some(&b"new"[..]), None));
 }
 
 #[test]

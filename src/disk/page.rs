@@ -37,8 +37,10 @@ impl Disk {
     pub(crate) fn page(&self, from: u128, count: usize) -> Page {
         // First what waits: what is written in between is then found in the file.
         let waiting = self.waiting();
-        let (read, next) = self.read_from(from, count);
+        let (mut read, next) = self.read_from(from, count);
         let looked_at = read.len().max(1);
+        // Of what waits to be removed nothing waits that would take its place.
+        read.retain(|entry| !self.is_overruled(entry));
         let is_within = |at: &u128| *at >= from && next.is_none_or(|next| *at < next);
         let mut entries: BTreeMap<u128, Entry> = BTreeMap::new();
         for entry in read.into_iter().chain(waiting) {
@@ -75,7 +77,7 @@ impl Disk {
             walked = Some(id);
             let alive = shared.alive_in(id, &super::read::ANY_HEAT);
             looked_at += alive.len().max(1);
-            alive.iter().filter(|entry| !self.is_waiting(entry)).for_each(&mut show);
+            alive.iter().map(|(_, entry)| entry).filter(|entry| !self.is_waiting(entry)).for_each(&mut show);
         }
     }
 
@@ -96,6 +98,11 @@ impl Disk {
     /// The newest operation on the key waits to be written, and the file is behind.
     fn is_waiting(&self, entry: &Entry) -> bool {
         self.shared.queue().find(fingerprint(entry.key())).is_some()
+    }
+
+    /// The newest operation on the key leaves nothing of this.
+    fn is_overruled(&self, entry: &Entry) -> bool {
+        self.shared.queue().find(fingerprint(entry.key())).is_some_and(|op| op.overrules(entry))
     }
 
     /// What waits to be written.

@@ -41,6 +41,14 @@ impl Op {
         matches!(self, Self::Put(_))
     }
 
+    /// Whether nothing is left of `entry`, which lies in the file under the same key, once this is done.
+    pub(crate) fn overrules(&self, entry: &Entry) -> bool {
+        match self {
+            Self::Put(newer) => entry.sequence() <= newer.sequence(),
+            Self::Remove(below) => entry.sequence() < *below,
+        }
+    }
+
     /// Whether this one, on the same key, comes to nothing beside `other`: of equal sequences a removal does, since it
     /// is of what is below.
     fn is_older(&self, other: &Self) -> bool {
@@ -77,10 +85,7 @@ impl Ops {
 
     /// Whether nothing is left of `entry`, which lies in the file, once they are done.
     pub(crate) fn overrule(&self, entry: &Entry) -> bool {
-        self.get(fingerprint(entry.key())).is_some_and(|op| match op {
-            Op::Put(newer) => entry.sequence() <= newer.sequence(),
-            Op::Remove(below) => entry.sequence() < *below,
-        })
+        self.get(fingerprint(entry.key())).is_some_and(|op| op.overrules(entry))
     }
 }
 

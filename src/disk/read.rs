@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::atomic::Ordering;
 
 use super::Disk;
-use super::catalog::Look;
+use super::catalog::{Group, Look};
 use super::queue::Op;
 use super::record::{self, fingerprint};
 use super::state::Shared;
@@ -33,7 +33,11 @@ impl Disk {
     }
 
     /// Shows what an earlier run left and is still alive, most recently used first, until `visit` breaks.
-    pub(crate) fn recover(&self, visit: &mut dyn FnMut(Entry) -> ControlFlow<()>) {
+    ///
+    /// With each comes the question whether it is still the last of its key: what is written over meanwhile waits in
+    /// the queue, and may have gone from memory before it is in the file. It is to be asked where no put of the key can
+    /// come in between.
+    pub(crate) fn recover(&self, visit: &mut Visit<'_>) {
         let shared = &self.shared;
         shared.wait_loaded();
         let catalog = shared.catalog.read();
@@ -61,14 +65,12 @@ impl Disk {
     }
 
     /// Shows what an earlier run left in a group and is alive.
-    fn show_group(
-        &self,
-        id: u64,
-        heats: &Range<u16>,
-        visit: &mut dyn FnMut(Entry) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn show_group(&self, id: u64, heats: &Range<u16>, visit: &mut Visit<'_>) -> ControlFlow<()> {
         let shared = &self.shared;
-        for entry in shared.alive_in(id, heats).into_iter().rev() {
+        let Some(sum) = shared.catalog.read().group(id).map(|group| group.directory_sum) else {
+            return ControlFlow::Continue(());
+        };
+        for (record, entry) in shared.alive_in(id, heats).into_iter().rev() {
             if shared.is_closed.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
             }
@@ -76,14 +78,25 @@ impl Disk {
                 && shared.is_kept(&entry)
                 && !shared.marks.read().is_dead(&entry);
             if is_alive {
-                visit(entry)?;
+                visit(&entry, &|| shared.is_last(&entry, (id, sum), record))?;
             }
         }
         ControlFlow::Continue(())
     }
 }
 
+/// What is done with an entry that is recovered, and with the question whether it is still the last of its key.
+type Visit<'v> = dyn FnMut(&Entry, &dyn Fn() -> bool) -> ControlFlow<()> + 'v;
+
 impl Shared {
+    /// Whether `entry`, a record of the group with this id and directory, is the last of its key.
+    fn is_last(&self, entry: &Entry, (id, sum): (u64, u64), record: u16) -> bool {
+        let is_overruled = self.queue().find(fingerprint(entry.key())).is_some_and(|op| op.overrules(entry));
+        // An operation leaves the queue only when the catalog knows of it.
+        let is_it = |group: &Group| group.directory_sum == sum && !group.is_dead(record);
+        !is_overruled && !self.is_discarded() && self.catalog.read().group(id).is_some_and(is_it)
+    }
+
     /// What the file says, checked; a record that is broken is counted and removed.
     pub(super) fn read(&self, fingerprint: u128) -> Option<Entry> {
         for _ in 0..LOOKS_MAX {
@@ -120,8 +133,8 @@ impl Shared {
         groups.map(|group| group.id).filter(|id| walked.is_none_or(|walked| *id > walked)).collect()
     }
 
-    /// The entries of a group that are alive and as hot as this.
-    pub(super) fn alive_in(&self, id: u64, heats: &Range<u16>) -> Vec<Entry> {
+    /// The entries of a group that are alive and as hot as this, each with its number.
+    pub(super) fn alive_in(&self, id: u64, heats: &Range<u16>) -> Vec<(u16, Entry)> {
         let catalog = self.catalog.read();
         let Some(group) = catalog.group(id) else { return Vec::new() };
         let starts = group.starts.clone();
@@ -133,8 +146,8 @@ impl Shared {
             return Vec::new();
         }
         let mut entries = Vec::with_capacity(alive.len());
-        let visit = &mut |_, bytes: crate::Result<&[u8]>| match bytes.and_then(record::decode) {
-            Ok(entry) => entries.push(entry),
+        let visit = &mut |record, bytes: crate::Result<&[u8]>| match bytes.and_then(record::decode) {
+            Ok(entry) => entries.push((record, entry)),
             // Found again, counted and removed, by whoever asks for it.
             Err(error) => tracing::debug!(error = error.chain(), "a record is passed over"),
         };

@@ -57,7 +57,7 @@ fn what_was_flushed_comes_back_after_a_close_and_after_a_kill() {
         }
         assert_eq!(body(&disk, "a:100"), None);
         let mut seen = Vec::new();
-        disk.recover(&mut |entry| {
+        disk.recover(&mut |entry, _| {
             seen.push(entry.sequence() - first);
             if seen.len() == 50 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -91,7 +91,7 @@ fn an_acknowledged_delete_or_invalidation_survives_a_kill_at_once() {
             assert_eq!(body(&disk, "other:1").unwrap(), b"old");
             assert_eq!(truth.floors.len(), 2);
             let mut keys = Vec::new();
-            disk.recover(&mut |entry| {
+            disk.recover(&mut |entry, _| {
                 keys.push(entry.key().to_string());
                 ControlFlow::Continue(())
             });

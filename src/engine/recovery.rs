@@ -1,8 +1,8 @@
 //! Warm restart: what the disk tier persisted goes back into memory in the background, most recent first.
 //!
-//! A miss meanwhile asks the disk itself. What was written since the start beats what is loaded (its sequence is
-//! higher), and what is deleted meanwhile is remembered until the loading is over, so that a record read before the
-//! deletion cannot be put back after it.
+//! A miss meanwhile asks the disk itself. What was written since the start beats what is loaded: in memory its sequence
+//! is higher, and where it has left memory again the disk tier still knows of it. What is deleted meanwhile is
+//! remembered until the loading is over, so that a record read before the deletion cannot be put back after it.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -104,14 +104,16 @@ fn run(state: &State) {
     let started = crate::clock::monotonic_now();
     let (mut loaded, mut is_all) = (0_u64, true);
     let (mut past, mut room) = (Past::new(PAST_ENTRIES), Left::default());
-    disk.recover(&mut |entry| {
-        if state.recovering.ended.load(Ordering::Acquire) || !room.takes(state, &entry) {
+    disk.recover(&mut |entry, is_last| {
+        if state.recovering.ended.load(Ordering::Acquire) || !room.takes(state, entry) {
             is_all = false;
             return ControlFlow::Break(());
         }
-        if state.is_live_record(&entry) {
-            let may_keep = || state.recovering.may_keep(&entry);
-            let insertion = state.memory.restore_past(&entry, &mut past, may_keep);
+        if state.is_live_record(entry) {
+            // Under the shard's lock, as every put is: one that came before is known to the disk tier, even where
+            // memory has let it go again.
+            let may_keep = || state.recovering.may_keep(entry) && is_last();
+            let insertion = state.memory.restore_past(entry, &mut past, may_keep);
             loaded += u64::from(insertion == Insertion::Inserted);
             is_all &= insertion != Insertion::Bypassed;
         }
