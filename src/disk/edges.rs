@@ -105,6 +105,31 @@ fn an_overwrite_after_a_removal_that_was_not_written_leaves_its_mark() {
 }
 
 #[test]
+fn an_overwrite_after_a_deadline_was_moved_leaves_its_mark() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 1000));
+    disk.flush().unwrap();
+    disk.put(&until("a:1", b"old", first, 2000));
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), Some(NOW.after(Duration::from_secs(1000))));
+    disk.put(&until("a:1", b"new", first + 1, 1000));
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "the older value does not come back");
+    // The same while the first write is on its way to the disk, which this test stands for now.
+    disk.flush().unwrap();
+    disk.put(&until("a:2", b"old", first + 2, 1000));
+    drop(disk.shared.queue().take());
+    let marks = || MarkLog::open(temp.path(), Fuse::none()).1;
+    let is_marked = |sequence: u64| marks().contains(&(fingerprint(key("a:2")), sequence));
+    disk.put(&until("a:2", b"old", first + 2, 2000));
+    disk.put(&until("a:2", b"new", first + 3, 1000));
+    assert!(is_marked(first + 3));
+    // What is newer than all that may be in the file needs no second one.
+    disk.put(&until("a:2", b"newer", first + 4, 1000));
+    assert!(!is_marked(first + 4));
+    disk.shared.queue().give_back("a test");
+}
+
+#[test]
 fn a_put_that_another_one_has_left_a_mark_for_returns_when_the_mark_is_there() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) = open_at(temp.path());

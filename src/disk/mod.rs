@@ -180,7 +180,7 @@ impl Disk {
         let mut queue = shared.queue();
         let before_bytes = queue.pending_bytes();
         let is_known = (!shared.is_discarded() && shared.may_contain(fingerprint))
-            || queue.is_writing(fingerprint)
+            || queue.writing_sequence(fingerprint).is_some()
             || queue.is_retrying();
         // Of a key whose bits merely look known nothing is in the file or on its way there, so it is filed when the
         // writer comes: filing here means filing all that has arrived.
@@ -188,8 +188,15 @@ impl Disk {
         if is_new && queue.follow(entry, bytes_max) {
             return self.put_waits(fingerprint, queue, before_bytes);
         }
-        // A put that waits has left its own mark, for whatever is older than it.
-        let needs_mark = is_known && (queue.is_retrying() || !queue.is_put_pending(fingerprint));
+        // A put that waits has left its own mark, for whatever is older than it: not for the same write with another
+        // deadline, which is what it may have moved.
+        let is_marked = !queue.is_retrying()
+            && queue.put_pending(fingerprint).is_some_and(|put| {
+                let is_above = |sequence: u64| put > sequence;
+                queue.writing_sequence(fingerprint).is_none_or(is_above)
+                    && shared.sequence_max(fingerprint).is_none_or(is_above)
+            });
+        let needs_mark = is_known && !is_marked;
         let mut mark = entry.sequence();
         let is_full =
             kept == Kept::Not || queue.push(fingerprint, Op::Put(entry.clone()), bytes_max) == Queued::Full;

@@ -236,9 +236,10 @@ impl Queue {
         arrived.chain(filed.map(|(fingerprint, _)| *fingerprint))
     }
 
-    pub(crate) fn is_put_pending(&mut self, fingerprint: u128) -> bool {
+    /// The sequence of the put that is pending on a key.
+    pub(crate) fn put_pending(&mut self, fingerprint: u128) -> Option<u64> {
         self.file();
-        self.pending.get(fingerprint).is_some_and(Op::is_put)
+        self.pending.get(fingerprint).filter(|op| op.is_put()).map(Op::sequence)
     }
 
     /// Whether some of what waits was in a batch that failed, and may be in the file all the same.
@@ -246,8 +247,9 @@ impl Queue {
         self.is_retrying
     }
 
-    pub(crate) fn is_writing(&self, fingerprint: u128) -> bool {
-        self.writing.get(fingerprint).is_some()
+    /// The sequence of the operation on a key that is being written.
+    pub(crate) fn writing_sequence(&self, fingerprint: u128) -> Option<u64> {
+        self.writing.get(fingerprint).map(Op::sequence)
     }
 
     /// Makes everything pending the batch being written.
