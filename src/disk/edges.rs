@@ -290,6 +290,29 @@ fn an_overwrite_that_finds_no_room_takes_the_older_record_with_it_even_from_a_gr
 }
 
 #[test]
+fn what_is_overwritten_while_another_file_takes_the_place_of_the_one_given_up_does_not_come_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    // The writer cannot put another file there before this is let go of.
+    let slot = disk.shared.bulk.read();
+    for name in ["a:full", "a:killed"] {
+        disk.put(&until(name, b"old", first, 1000));
+    }
+    disk.shared.discard_bulk().unwrap();
+    // Time enough for one that would take what waits before that; how long it really takes does not matter.
+    std::thread::park_timeout(Duration::from_millis(50));
+    disk.put(&until("a:full", &vec![1; 2 << 20], first + 1, 1000));
+    assert_eq!(disk.status().dropped, 1);
+    disk.put(&until("a:killed", b"new", first + 2, 1000));
+    drop(slot);
+    disk.flush().or_else(|_| disk.flush()).unwrap();
+    assert!(disk.get(key("a:full")).is_none());
+    assert_eq!(disk.get(key("a:killed")).unwrap().body(), b"new");
+    let killed = killed_copy(temp.path());
+    assert!(open_at(killed.path()).0.get(key("a:full")).is_none());
+}
+
+#[test]
 fn what_is_given_up_is_known_until_that_is_durable() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) = open_at(temp.path());

@@ -302,13 +302,16 @@ impl Queue {
         self.arrived.len() + self.pending.list.len() + self.writing.list.len()
     }
 
-    /// Forgets every removal: the file they were for is gone.
+    /// Forgets every removal, because the file they were for is gone; not those of what is being written, which may
+    /// wait again.
     pub(crate) fn forget_removals(&mut self) {
         self.file();
         let all = std::mem::take(&mut self.pending);
         (self.bytes, self.removals, self.is_retrying) = (0, 0, false);
-        for (fingerprint, op) in all.list.into_iter().filter(|(_, op)| op.is_put()) {
-            self.push(fingerprint, op, u64::MAX);
+        for (fingerprint, op) in all.list {
+            if op.is_put() || self.writing.get(fingerprint).is_some() {
+                self.push(fingerprint, op, u64::MAX);
+            }
         }
     }
 }
@@ -361,6 +364,20 @@ mod tests {
         assert_eq!(queue.push(2, put(500, 2), 1000), Queued::Full);
         assert_eq!(queue.push(1, put(400, 3), 1000), Queued::Waits, "it takes its predecessor's place");
         assert_eq!(queue.push(2, Op::Remove(2), 0), Queued::Waits);
+    }
+
+    #[test]
+    fn what_was_removed_while_it_was_written_does_not_wait_again_when_removals_are_forgotten() {
+        let mut queue = Queue::default();
+        queue.push(1, put(1, 1), 10_000);
+        queue.take();
+        queue.push(1, Op::Remove(3), 10_000);
+        queue.push(2, Op::Remove(3), 10_000);
+        queue.forget_removals();
+        assert_eq!(queue.removals, 1);
+        queue.give_back("full");
+        assert!(matches!(queue.find(1), Some(Op::Remove(3))));
+        assert!(queue.find(2).is_none());
     }
 
     #[test]

@@ -71,8 +71,11 @@ impl Writer {
         }
         loop {
             let turn = self.wait();
+            // Before anything is taken: what waits for a file that is no more is forgotten when another takes its
+            // place, and what was being written then would come after that.
+            let ready = self.get_ready();
             let ops = self.take();
-            let outcome = self.step(&ops, turn);
+            let outcome = ready.and_then(|()| self.step(&ops, turn));
             self.end_batch(&ops, outcome);
             if turn == Turn::Close {
                 self.close();
@@ -145,13 +148,19 @@ impl Writer {
         }
     }
 
-    fn step(&mut self, ops: &Ops, turn: Turn) -> Result<(), Fault> {
+    fn get_ready(&mut self) -> Result<(), Fault> {
         let found = self.shared.reader_fault.lock().take();
         if let Some(fault) = found {
             return Err(fault);
         }
         self.shared.dir.check_held().map_err(|error| Fault::Failed(error.chain()))?;
-        self.ensure_bulk()?;
+        self.ensure_bulk()
+    }
+
+    fn step(&mut self, ops: &Ops, turn: Turn) -> Result<(), Fault> {
+        if self.shared.is_discarded() {
+            return Err(Fault::Failed("cache.redb has just been given up".to_owned()));
+        }
         let budget_bytes = self.budget_bytes();
         let bytes = ops.as_slice().iter().map(|(_, op)| op.bytes()).sum();
         self.make_room(&Chunk { batch: ops, ops: &[], bytes }, budget_bytes)?;
