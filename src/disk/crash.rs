@@ -1,7 +1,10 @@
 //! The crash matrix: after every single write of a history, what a kill and what power cuts leave must keep every
 //! promise given before it.
+//!
+//! Here is the history that is written down, and the checking; `disk/histories.rs` makes up others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,17 +16,35 @@ use crate::datadir::DataDir;
 use crate::entry::{Entry, Parts};
 use crate::key::{Key, KeyRef, Namespace, Tag};
 
-const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
 /// Something that was acknowledged, under the number it was given on the tape.
+///
+/// Writes and deaths are told apart by a number that grows with each; a body bears that of its write. It is not the
+/// sequence, which begins anew after an open that failed.
 #[derive(Debug, Clone)]
-enum Promise {
+pub(super) enum Promise {
     /// The older value of this key does not come back after a kill.
-    Put(&'static str, u64),
+    Put(Put),
     /// What was put up to here is durable.
     Flushed,
-    Deleted(&'static str, u64),
-    Raised(Floor, u64),
+    /// Whatever is older under one of these keys is dead.
+    Dead(Vec<&'static str>, u64),
+    /// Nothing but that it may be gone: what could not be made durable may have come to pass all the same.
+    Doubted(Vec<&'static str>),
+    /// It is so late.
+    Turned(Timestamp),
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Put {
+    pub(super) name: &'static str,
+    pub(super) number: u64,
+    pub(super) until: Timestamp,
+    /// The deadline of the same write that stood there before.
+    pub(super) moved_from: Option<Timestamp>,
+    /// It found room.
+    pub(super) is_kept: bool,
 }
 
 fn options() -> DiskOptions {
@@ -36,9 +57,10 @@ fn options() -> DiskOptions {
     }
 }
 
-fn open_at(path: &Path, fuse: Fuse) -> (Disk, u64) {
+/// The tier in a folder, at a moment.
+pub(super) fn open_at(path: &Path, options: &DiskOptions, clock: &Clock, fuse: Fuse) -> (Disk, u64) {
     let dir = DataDir::open(path).unwrap();
-    let (disk, truth) = open::open(&dir, options(), Clock::manual(NOW), fuse).unwrap();
+    let (disk, truth) = open::open(&dir, options.clone(), clock.clone(), fuse).unwrap();
     (disk, truth.first_sequence)
 }
 
@@ -63,17 +85,16 @@ impl Author<'_> {
 
     fn put(&mut self, name: &'static str) {
         let sequence = self.next();
-        let body = body_of(name, sequence);
-        let parts = Parts {
-            head: b"",
-            body: &body,
-            tags: &["t"][..usize::from(name.starts_with('t'))],
-            stored_at: NOW,
-            expires_at: Timestamp::NEVER,
-            sequence,
-        };
-        self.disk.put(&Entry::new(KeyRef::parse(name).unwrap(), &parts));
-        self.say(Promise::Put(name, sequence));
+        // Large enough that a group has several pieces.
+        let body = body_of(name, sequence, usize::try_from(sequence % 7).unwrap() * 9000);
+        self.disk.put(&entry_of(name, &body, sequence, Timestamp::NEVER, NOW));
+        self.say(Promise::Put(Put {
+            name,
+            number: sequence,
+            until: Timestamp::NEVER,
+            moved_from: None,
+            is_kept: true,
+        }));
     }
 
     fn flush(&mut self) {
@@ -84,32 +105,76 @@ impl Author<'_> {
     fn delete(&mut self, name: &'static str) {
         let sequence = self.next();
         self.disk.delete(&[Key::parse(name).unwrap()], sequence).unwrap();
-        self.say(Promise::Deleted(name, sequence));
+        self.say(Promise::Dead(vec![name], sequence));
     }
 
     fn raise(&mut self, floor: Floor) {
-        let sequence = self.next();
-        self.disk.raise(floor.clone(), sequence).unwrap();
-        self.say(Promise::Raised(floor, sequence));
+        let (sequence, covered) = (self.next(), covered(&floor));
+        self.disk.raise(floor, sequence).unwrap();
+        self.say(Promise::Dead(covered, sequence));
     }
 }
 
 /// In memory where the system has such a place.
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-/// Large enough that a group has several pieces.
-fn body_of(name: &str, sequence: u64) -> Vec<u8> {
-    let mut body = sequence.to_le_bytes().to_vec();
-    body.extend(name.as_bytes().iter().cycle().take(usize::try_from(sequence % 7).unwrap() * 9000));
+/// It says whose it is, all the way through.
+pub(super) fn body_of(name: &str, number: u64, bytes: usize) -> Vec<u8> {
+    let mut body = number.to_le_bytes().to_vec();
+    body.extend(u64::try_from(bytes).unwrap().to_le_bytes());
+    body.extend(name.as_bytes().iter().cycle().take(bytes));
     body
 }
 
-const KEYS: [&str; 10] = ["a:1", "a:2", "a:3", "b:1", "b:2", "t:1", "t:2", "c:1", "c:2", "c:3"];
+pub(super) fn entry_of(name: &str, body: &[u8], sequence: u64, until: Timestamp, now: Timestamp) -> Entry {
+    let parts = Parts {
+        head: b"",
+        body,
+        tags: &["t"][..usize::from(name.starts_with('t'))],
+        stored_at: now,
+        expires_at: until,
+        sequence,
+    };
+    Entry::new(KeyRef::parse(name).unwrap(), &parts)
+}
+
+/// The key of `entry`, and the number of the write that it is of.
+pub(super) fn write_of(entry: &Entry, what: &str) -> (&'static str, u64) {
+    let key = entry.key().to_string();
+    let Some(name) = KEYS.into_iter().find(|name| *name == key) else {
+        panic!("{key} was never put, {what}")
+    };
+    let number =
+        |at: usize| entry.body().get(at..at + 8).map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()));
+    let (Some(written), Some(bytes)) = (number(0), number(8)) else { panic!("{name} has no body, {what}") };
+    let body = body_of(name, written, usize::try_from(bytes).unwrap());
+    assert!(entry.body() == body, "{name} has a wrong body, {what}");
+    (name, written)
+}
+
+/// The history that is written down uses the first ten.
+pub(super) const KEYS: [&str; 40] = [
+    "a:1", "a:2", "a:3", "b:1", "b:2", "t:1", "t:2", "c:1", "c:2", "c:3", "a:4", "a:5", "a:6", "a:7", "a:8",
+    "a:9", "b:3", "b:4", "b:5", "b:6", "b:7", "b:8", "b:9", "c:4", "c:5", "c:6", "c:7", "c:8", "c:9", "t:3",
+    "t:4", "t:5", "t:6", "t:7", "t:8", "t:9", "d:1", "d:2", "d:3", "d:4",
+];
+
+/// The keys that `floor` is about.
+pub(super) fn covered(floor: &Floor) -> Vec<&'static str> {
+    let covers = |name: &str| match floor {
+        Floor::All => true,
+        Floor::Namespace(namespace) => name.split(':').next() == Some(namespace.as_str()),
+        Floor::Tag(_) => name.starts_with('t'),
+        Floor::Pattern(pattern) => pattern.matches(name),
+    };
+    KEYS.into_iter().filter(|name| covers(name)).collect()
+}
 
 fn write_history(author: &mut Author<'_>) {
-    for name in KEYS {
+    let keys = &KEYS[..10];
+    for name in keys {
         author.put(name);
     }
     author.flush();
@@ -127,13 +192,13 @@ fn write_history(author: &mut Author<'_>) {
     author.delete("c:1");
     author.delete("c:2");
     author.put("c:1");
-    for name in KEYS {
+    for name in keys {
         author.put(name);
     }
     author.flush();
     // So much that older groups are given up and written anew.
-    for deleted in KEYS.iter().take(3) {
-        for name in KEYS {
+    for deleted in keys.iter().take(3) {
+        for name in keys {
             author.put(name);
         }
         author.delete(deleted);
@@ -144,73 +209,188 @@ fn write_history(author: &mut Author<'_>) {
 
 /// What the promises given so far demand.
 #[derive(Debug, Default, Clone)]
-struct Demands {
+pub(super) struct Demands {
+    pub(super) now: Timestamp,
     /// Below these a key's records are dead, whatever happens.
-    dead: BTreeMap<&'static str, u64>,
+    pub(super) dead: BTreeMap<&'static str, u64>,
     /// Older than these must not come back after a kill, and after a power cut.
-    put: BTreeMap<&'static str, u64>,
+    pub(super) put: BTreeMap<&'static str, u64>,
     flushed: BTreeMap<&'static str, u64>,
+    /// Until when the last writes may be served: every deadline that they were given since the last one that is durable.
+    pub(super) deadlines: BTreeMap<&'static str, (u64, Vec<Timestamp>)>,
+    /// The keys that were given one which a flush makes durable.
+    moved: BTreeSet<&'static str>,
+    /// What has not been flushed, and what has and must be there; each with its deadline.
+    waiting: BTreeMap<&'static str, Timestamp>,
+    kept: BTreeMap<&'static str, Timestamp>,
+    /// Records may go for other reasons.
+    pub(super) is_lossy: bool,
 }
 
 impl Demands {
-    fn take(&mut self, promise: &Promise) {
+    /// Before anything was promised.
+    pub(super) fn at(now: Timestamp) -> Self {
+        Self { now, ..Self::default() }
+    }
+
+    pub(super) fn take(&mut self, promise: &Promise) {
         match promise {
-            Promise::Put(name, sequence) => drop(self.put.insert(name, *sequence)),
-            Promise::Flushed => self.flushed = self.put.clone(),
-            Promise::Deleted(name, sequence) => drop(self.dead.insert(name, *sequence)),
-            Promise::Raised(floor, sequence) => {
-                let covers = |name: &str| match floor {
-                    Floor::Namespace(namespace) => name.split(':').next() == Some(namespace.as_str()),
-                    Floor::Tag(_) => name.starts_with('t'),
-                    _ => true,
-                };
-                for name in KEYS.iter().filter(|name| covers(name)) {
-                    self.dead.insert(name, *sequence);
+            Promise::Put(put) => self.take_put(put),
+            Promise::Flushed => {
+                self.flushed = self.put.clone();
+                self.kept.append(&mut self.waiting);
+                for name in std::mem::take(&mut self.moved) {
+                    if let Some((_, deadlines)) = self.deadlines.get_mut(name) {
+                        deadlines.drain(..deadlines.len() - 1);
+                    }
                 }
+            }
+            Promise::Dead(names, number) => {
+                for name in names {
+                    self.dead.insert(name, *number);
+                }
+                self.doubt(names);
+            }
+            Promise::Doubted(names) => self.doubt(names),
+            Promise::Turned(now) => {
+                self.now = *now;
+                self.waiting.retain(|_, until| *until > *now);
+                self.kept.retain(|_, until| *until > *now);
             }
         }
     }
 
+    fn take_put(&mut self, put: &Put) {
+        let Put { name, number, until, moved_from, is_kept } = put;
+        // One that comes too late changes nothing.
+        if *number < self.put.get(name).copied().unwrap_or(0) {
+            return;
+        }
+        self.put.insert(name, *number);
+        self.doubt(&[*name]);
+        if *is_kept && *number >= self.dead.get(name).copied().unwrap_or(0) && *until > self.now {
+            self.waiting.insert(name, *until);
+        }
+        let (last, deadlines) = self.deadlines.entry(name).or_default();
+        if *last != *number {
+            (*last, *deadlines) = (*number, moved_from.iter().copied().collect());
+        }
+        deadlines.push(*until);
+        self.moved.insert(name);
+    }
+
+    fn doubt(&mut self, names: &[&'static str]) {
+        for name in names {
+            self.waiting.remove(name);
+            self.kept.remove(name);
+        }
+    }
+
+    /// What is demanded of the run after a crash.
+    pub(super) fn crash(&mut self, is_kill: bool) {
+        self.waiting.clear();
+        self.moved.clear();
+        if !is_kill {
+            self.put = self.flushed.clone();
+        }
+        if self.is_lossy {
+            self.kept.clear();
+        }
+    }
+
+    /// Whether a key must be there in the running tier.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.kept.contains_key(name) || self.waiting.contains_key(name)
+    }
+
     /// `under_way` is what was being done at the crash, and may have come to pass or not.
-    fn check(&self, folder: &Path, is_kill: bool, under_way: &Self, what: &str) {
-        let (disk, _) = open_at(folder, Fuse::hasty());
-        assert_eq!(disk.status().state, DiskState::Healthy, "{what}");
+    fn hold(&self, disk: &Disk, is_kill: bool, under_way: &Self, what: &str) {
         for name in KEYS {
             let found = disk.get(KeyRef::parse(name).unwrap());
-            let sequence = found.as_ref().map(Entry::sequence);
             if let Some(entry) = &found {
-                assert_eq!(entry.body(), body_of(name, entry.sequence()), "{name} {what}");
+                let number = self.hold_of(entry, is_kill, under_way, what);
+                assert_eq!(number.0, name, "{what}");
             }
-            let at_least = |demands: &BTreeMap<&str, u64>| demands.get(name).copied().unwrap_or(0);
-            let dead = at_least(&self.dead);
-            assert!(sequence.is_none_or(|found| found >= dead), "{name} came back from the dead, {what}");
-            let older = if is_kill { at_least(&self.put) } else { at_least(&self.flushed) };
-            assert!(sequence.is_none_or(|found| found >= older), "{name} is older than acknowledged, {what}");
-            let durable = at_least(&self.flushed);
             // An overwrite that was not written yet may have left its mark.
-            let is_last = at_least(&under_way.put) == durable && at_least(&under_way.dead) < durable;
-            let must_be_there = durable > dead && is_last;
-            assert!(!must_be_there || sequence.is_some(), "{name} is lost, {what}");
+            let must_be_there = self.kept.contains_key(name) && under_way.kept.contains_key(name);
+            assert!(!must_be_there || self.is_lossy || found.is_some(), "{name} is lost, {what}");
         }
+        disk.recover(&mut |entry, _| {
+            self.hold_of(entry, is_kill, under_way, what);
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// Of one entry; its key and number.
+    pub(super) fn hold_of(
+        &self,
+        entry: &Entry,
+        is_kill: bool,
+        under_way: &Self,
+        what: &str,
+    ) -> (&'static str, u64) {
+        let (name, number) = write_of(entry, what);
+        let at_least = |demands: &BTreeMap<&str, u64>| demands.get(name).copied().unwrap_or(0);
+        assert!(number >= at_least(&self.dead), "{name} {number} came back from the dead, {what}");
+        let older = if is_kill { at_least(&self.put) } else { at_least(&self.flushed) };
+        assert!(number >= older, "{name} {number} is older than {older}, which was acknowledged, {what}");
+        let until = entry.expires_at();
+        assert!(until > self.now, "{name} is served past its lifetime, {what}");
+        let deadlines = |demands: &Self| {
+            let deadlines = demands.deadlines.get(name).filter(|(last, _)| *last == number);
+            deadlines.is_none_or(|(_, deadlines)| deadlines.contains(&until))
+        };
+        assert!(
+            deadlines(self) || deadlines(under_way),
+            "{name} has a deadline that it was not given, {what}"
+        );
+        (name, number)
+    }
+
+    /// As [`Demands::hold`], of what a crash left in `folder`.
+    pub(super) fn check(&self, folder: &Path, options: &DiskOptions, crash: &Crash<'_>) {
+        let Crash { is_kill, under_way, fuse, what } = crash;
+        let (disk, _) = open_at(folder, options, &Clock::manual(self.now), fuse.clone());
+        assert_eq!(disk.status().state, DiskState::Healthy, "{what}");
+        self.hold(&disk, *is_kill, under_way, what);
         drop(disk);
         // A file that was never finished is set aside, and nothing had been promised by it.
-        assert!(self.flushed.is_empty() || !folder.join("quarantine").exists(), "{what}");
+        let may_be_unfinished = self.is_lossy || self.kept.is_empty();
+        assert!(may_be_unfinished || !folder.join("quarantine").exists(), "set aside, {what}");
+    }
+}
+
+/// A crash, and the run after it.
+#[derive(Debug)]
+pub(super) struct Crash<'c> {
+    pub(super) is_kill: bool,
+    pub(super) under_way: &'c Demands,
+    pub(super) fuse: Fuse,
+    pub(super) what: String,
+}
+
+/// A third is lost, a third torn, a third whole.
+pub(super) fn tear(random: u64) -> usize {
+    match random % 3 {
+        0 => 0,
+        1 => usize::try_from(random / 3 % 8).unwrap(),
+        _ => usize::MAX,
     }
 }
 
 #[test]
 fn whatever_write_is_the_last_nothing_acknowledged_is_undone() {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = folder();
     let fuse = Fuse::none();
     fuse.tape().begin();
-    let (disk, first) = open_at(temp.path(), fuse.clone());
+    let (disk, first) = open_at(temp.path(), &options(), &Clock::manual(NOW), fuse.clone());
     let mut author = Author { disk: &disk, fuse: fuse.clone(), promises: Vec::new(), sequence: first };
     write_history(&mut author);
     let promises = author.promises;
     disk.close().unwrap();
     let acts = fuse.tape().end();
-    let (mut files, mut demands, mut state) = (Files::default(), Demands::default(), 7_u64);
-    let mut under_way = Demands::default();
+    let (mut files, mut demands, mut state) = (Files::default(), Demands::at(NOW), 7_u64);
+    let mut under_way = demands.clone();
     let mut random = move || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         state >> 33
@@ -225,11 +405,16 @@ fn whatever_write_is_the_last_nothing_acknowledged_is_undone() {
             }
             act => files.apply(act),
         }
+        let check = |folder: &Path, is_kill: bool, what: &str| {
+            let what = format!("{what} after act {number}");
+            let crash = Crash { is_kill, under_way: &under_way, fuse: Fuse::hasty(), what };
+            demands.check(folder, &options(), &crash);
+        };
         let killed = folder();
         files.after_kill(killed.path());
-        demands.check(killed.path(), true, &under_way, &format!("killed after act {number}"));
+        check(killed.path(), true, "killed");
         if number % 7 == 0 {
-            demands.check(killed.path(), true, &under_way, &format!("killed twice after act {number}"));
+            check(killed.path(), true, "killed twice");
         }
         crashes += 1;
         // Between two syncs a power cut leaves one of the states that the next ones leave too.
@@ -238,15 +423,10 @@ fn whatever_write_is_the_last_nothing_acknowledged_is_undone() {
         }
         let bare = folder();
         files.after_power_cut(bare.path(), || 0);
-        demands.check(bare.path(), false, &under_way, &format!("nothing unsynced kept after act {number}"));
+        check(bare.path(), false, "nothing unsynced kept");
         let torn = folder();
-        // A third is lost, a third torn, a third whole.
-        files.after_power_cut(torn.path(), || match random() % 3 {
-            0 => 0,
-            1 => usize::try_from(random() % 8).unwrap(),
-            _ => usize::MAX,
-        });
-        demands.check(torn.path(), false, &under_way, &format!("torn after act {number}"));
+        files.after_power_cut(torn.path(), || tear(random()));
+        check(torn.path(), false, "torn");
         crashes += 2;
     }
     assert!(crashes > 200, "{crashes}");

@@ -504,6 +504,8 @@ mod edges;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod kit;
 #[cfg(test)]
 mod tape;

@@ -365,6 +365,12 @@ impl Shared {
         std::mem::take(&mut *self.changes.lock())
     }
 
+    /// Whether anything waits to be told by [`Shared::changes`].
+    #[cfg(test)]
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changes.lock().is_empty()
+    }
+
     /// A thread of the tier has died: nobody is to wait for it.
     pub(crate) fn die(&self, thread: &str) {
         self.set_health(Part::Bulk, Some(&format!("the thread {thread} died")));
