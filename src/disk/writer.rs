@@ -390,7 +390,7 @@ impl Writer {
     fn is_to_shrink(&self) -> bool {
         let live_bytes = self.shared.catalog.read().sums.live_bytes;
         // A compacted file has no free pages, and doubles with the next batch: one that is not much too large stays.
-        let is_large = self.file_bytes() > live_bytes + live_bytes / 5 * 3 + COMPACT_BYTES_MIN;
+        let is_large = self.file_bytes() > live_bytes + live_bytes / 2 + COMPACT_BYTES_MIN;
         // From a smaller size its doublings may end further below the bound: what lives must still fit.
         let bytes_max = self.shared.limits.file_bytes_max.bytes();
         let has_room =
