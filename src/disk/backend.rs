@@ -83,6 +83,21 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
     })
 }
 
+/// Makes the closed file at `path` `bytes` long, whole pages, of which the new ones are free. redb by itself only ever
+/// doubles a file, but takes one that has grown as it is (its `DatabaseHeader::finalize`).
+pub(crate) fn extend(path: &Path, limits: &Limits, bytes: u64) -> Result<(), Fault> {
+    let inner = FileBackend::new(OpenOptions::new().read(true).write(true).open(path)?);
+    let inner = inner.map_err(redb::Error::from)?;
+    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let backend = Backend { inner, limits: limits.clone(), file };
+    if backend.len()? < bytes {
+        backend.set_len(bytes)?;
+        // Before redb's header can say that it is so long.
+        backend.sync_data()?;
+    }
+    Ok(backend.close()?)
+}
+
 /// An open database and the file that it is.
 #[derive(Debug)]
 pub(crate) struct Opened {

@@ -212,6 +212,17 @@ impl Bulk {
         })
     }
 
+    /// Closes the file, makes it `bytes` long and opens it again.
+    pub(crate) fn grow(self, path: &Path, limits: &Limits, bytes: u64) -> Result<(Self, Meta), Fault> {
+        self.file.check_in_place()?;
+        fenced(|| {
+            drop(self);
+            Ok(())
+        })?;
+        backend::extend(path, limits, bytes)?;
+        Self::open(path, limits)
+    }
+
     /// Gives free pages at the end of the file back to the system; nothing else may use the file meanwhile.
     pub(crate) fn compact(&mut self) -> Result<bool, Fault> {
         self.file.check_in_place()?;
@@ -289,19 +300,38 @@ fn pages(bytes: u64) -> u64 {
     }
 }
 
-/// How much of a file of `file_bytes` that may come to `file_bytes_max` its rows may take. The file grows by doubling
-/// from what it is, and a batch needs free pages beside the ones it replaces.
+/// How much of a file that may come to `file_bytes_max` its rows may take, now that it has `file_bytes`. A batch needs
+/// free pages beside the ones it replaces.
 pub(crate) fn budget_bytes(file_bytes_max: u64, file_bytes: u64) -> u64 {
     if file_bytes > file_bytes_max {
-        // It is going to be compacted, and must have room to double once after that.
+        // It is going to be compacted, and redb closes a file without free pages by doubling it for a moment.
         return file_bytes_max / 16 * 7;
     }
-    let mut step = file_bytes.max(FILE_BYTES_MIN);
+    let mut step = file_bytes.max(GROWN_BYTES_MAX);
     while step.saturating_mul(2).saturating_add(step / 64 + FILE_HEADER_BYTES) <= file_bytes_max {
         step *= 2;
     }
     let file_bytes = step.min(file_bytes_max);
-    file_bytes / 4 * 3 - (file_bytes / 8).min(BATCH_ROOM_BYTES)
+    file_bytes / 4 * 3 - (file_bytes / 5).min(BATCH_ROOM_BYTES)
+}
+
+/// To how much a file of `file_bytes` should be grown before `incoming_bytes` are written to the `stored_bytes` in it;
+/// `None` when there is room enough, or no more to be had this way.
+pub(crate) fn grown_bytes(
+    file_bytes_max: u64,
+    file_bytes: u64,
+    stored_bytes: u64,
+    incoming_bytes: u64,
+) -> Option<u64> {
+    // What a batch replaces becomes free with the next but one, and some is written anew beside it.
+    let moved_bytes = (stored_bytes / 4).min(BATCH_ROOM_BYTES / 2);
+    let needed_bytes = stored_bytes / 8 * 9 + 3 * incoming_bytes + moved_bytes + FILE_BYTES_MIN;
+    let bytes_max = file_bytes_max.min(GROWN_BYTES_MAX) / PAGE_BYTES * PAGE_BYTES;
+    if needed_bytes <= file_bytes || bytes_max <= file_bytes {
+        return None;
+    }
+    let next_bytes = needed_bytes.max(file_bytes + (file_bytes / 8).max(FILE_BYTES_MIN));
+    Some(next_bytes.next_multiple_of(PAGE_BYTES).min(bytes_max))
 }
 
 fn parse_meta(bytes: &[u8]) -> Result<Meta, Fault> {
@@ -370,5 +400,8 @@ const FILE_HEADER_BYTES: u64 = 300 << 10;
 /// A batch replaces pages that are free only once the next one is durable: in a small file that is much of it.
 const BATCH_ROOM_BYTES: u64 = 16 << 20;
 
-/// What an empty file may grow to in any case.
+/// It grows by so much at least.
 const FILE_BYTES_MIN: u64 = 1 << 20;
+
+/// So large a file can be made at will; beyond the first region of 4 GiB redb doubles it.
+const GROWN_BYTES_MAX: u64 = 4 << 30;

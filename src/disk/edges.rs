@@ -487,6 +487,29 @@ fn the_file_is_not_much_larger_than_what_lives_after_churn_a_stop_and_a_start_th
         assert!(status.file_bytes <= status.live_bytes / 10 * 15 + (1 << 20), "{status:?}");
         disk.close().unwrap();
     }
+    let (disk, again) = open_with(temp.path(), options, Fuse::none());
+    disk.put(&until("a:0", b"the first write", again, 1000));
+    disk.flush().unwrap();
+    let status = disk.status();
+    assert!(status.file_bytes <= status.live_bytes / 10 * 17 + (2 << 20), "redb would double it: {status:?}");
+}
+
+#[test]
+fn a_bound_that_is_no_doubling_of_a_small_file_is_made_use_of() {
+    for bytes_max in [24_u64 << 20, 50_000_000, 100_000_000] {
+        let temp = tempfile::tempdir().unwrap();
+        let options = DiskOptions { bytes_max, queue_bytes_max: 8 << 20, ..options() };
+        let (disk, first) = open_with(temp.path(), options, Fuse::hasty());
+        for number in 0..bytes_max / 2 / 10_000 {
+            disk.put(&until(&format!("a:{number}"), &vec![1; 9900], first + number, 1000));
+            if number % 200 == 0 {
+                disk.flush().unwrap();
+            }
+        }
+        disk.flush().unwrap();
+        let status = disk.status();
+        assert!(status.evicted == 0 && status.file_bytes <= bytes_max, "{bytes_max}: {status:?}");
+    }
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) struct Writer {
     /// How often the file's own bound was in the way at this size of the file.
     squeezes: u64,
     squeezed_bytes: u64,
+    /// The file was too small for a batch, but may grow.
+    is_short: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,7 @@ impl Writer {
             noted_at: None,
             squeezes: 0,
             squeezed_bytes: 0,
+            is_short: false,
         }
     }
 
@@ -163,6 +166,9 @@ impl Writer {
         }
         let budget_bytes = self.budget_bytes();
         let bytes = ops.as_slice().iter().map(|(_, op)| op.bytes()).sum();
+        if !ops.is_empty() {
+            self.grow(bytes)?;
+        }
         self.make_room(&Chunk { batch: ops, ops: &[], bytes }, budget_bytes)?;
         let mut rest = ops.as_slice();
         loop {
@@ -176,6 +182,29 @@ impl Writer {
         if self.file_bytes() > self.shared.limits.file_bytes_max.bytes() && turn != Turn::Close {
             self.shrink()?;
         }
+        Ok(())
+    }
+
+    /// Makes the file larger, in steps of an eighth at least, before redb doubles it. Who reads from it meanwhile waits.
+    fn grow(&mut self, incoming_bytes: u64) -> Result<(), Fault> {
+        let shared = Arc::clone(&self.shared);
+        let (file_bytes, bytes_max) = (self.file_bytes(), shared.limits.file_bytes_max.bytes());
+        let stored_bytes = shared.catalog.read().sums.stored_bytes;
+        // The pages did not fit, whatever the rows come to.
+        let held_bytes = if std::mem::take(&mut self.is_short) { file_bytes } else { stored_bytes };
+        let Some(grown_bytes) = bulk::grown_bytes(bytes_max, file_bytes, held_bytes, incoming_bytes) else {
+            return Ok(());
+        };
+        let began = monotonic_now();
+        let mut slot = shared.bulk.write();
+        let Some(bulk) = slot.take() else { return Ok(()) };
+        let (bulk, meta) = bulk.grow(&shared.dir.cache_file(), &shared.limits, grown_bytes)?;
+        if self.meta != Some(meta) {
+            return Err(Fault::Damaged("it is not the file that was closed".to_owned()));
+        }
+        *slot = Some(bulk);
+        drop(slot);
+        tracing::debug!(file_bytes, grown_bytes, elapsed = ?began.elapsed(), "cache.redb was made larger");
         Ok(())
     }
 
@@ -219,7 +248,7 @@ impl Writer {
         budget_bytes - budget_bytes / 8 * self.squeezes
     }
 
-    /// Whether there are likely free pages. A file without, as compacting leaves it, doubles with whatever is written
+    /// Whether there are likely free pages. A file without, as compacting leaves it, grows with whatever is written
     /// next: how recently records were used is not worth that.
     fn has_slack(&self) -> bool {
         let stored_bytes = self.shared.catalog.read().sums.stored_bytes;
@@ -372,8 +401,8 @@ impl Writer {
         }
     }
 
-    /// Does at once what would be done while nobody writes: in a file that was made smaller it would be the batch that
-    /// doubles it.
+    /// Does at once what would be done while nobody writes: in a file that was made smaller it would have to grow for
+    /// that.
     fn tidy_up(&mut self) -> Result<(), Fault> {
         let budget_bytes = self.budget_bytes();
         let nothing = Ops::default();
@@ -389,19 +418,22 @@ impl Writer {
     /// Whether the file is much larger than what lives in it, and can be made smaller.
     fn is_to_shrink(&self) -> bool {
         let live_bytes = self.shared.catalog.read().sums.live_bytes;
-        // A compacted file has no free pages, and doubles with the next batch: one that is not much too large stays.
+        // A compacted file has no free pages, and grows with the next batch: one that is not much too large stays.
         let is_large = self.file_bytes() > live_bytes + live_bytes / 2 + COMPACT_BYTES_MIN;
-        // From a smaller size its doublings may end further below the bound: what lives must still fit.
-        let bytes_max = self.shared.limits.file_bytes_max.bytes();
-        let has_room =
-            bulk::budget_bytes(bytes_max, live_bytes + live_bytes / 16) > live_bytes + live_bytes / 8;
+        // It doubles for a moment when it is closed without free pages.
+        let has_room = live_bytes <= self.shared.limits.file_bytes_max.bytes() / 16 * 7;
         is_large && has_room && live_bytes <= COMPACT_BYTES_MAX
     }
 
-    /// The rows fit but their pages did not: make room in steps, and when that does not help, start again.
+    /// The rows fit but their pages did not: let it grow, or else make room in steps, and when that does not help, start again.
     fn squeeze(&mut self) {
+        let (file_bytes, bytes_max) = (self.file_bytes(), self.shared.limits.file_bytes_max.bytes());
+        if bulk::grown_bytes(bytes_max, file_bytes, file_bytes, 0).is_some() {
+            self.is_short = true;
+            return;
+        }
         self.squeezes += 1;
-        self.squeezed_bytes = self.file_bytes();
+        self.squeezed_bytes = file_bytes;
         if self.squeezes > SQUEEZES_MAX {
             self.squeezes = 0;
             self.set_aside("it cannot be kept within its bound");
