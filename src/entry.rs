@@ -67,8 +67,26 @@ impl Entry {
     }
 
     /// The key as bytes; what a lookup compares.
+    #[inline]
     pub(crate) fn key_bytes(&self) -> &[u8] {
         self.0.bytes().split_at(self.key_len()).0
+    }
+
+    /// Whether this is its key. Most keys have 16 to 32 bytes, which are compared without a call and without a loop.
+    #[inline]
+    pub(crate) fn has_key(&self, key: &[u8]) -> bool {
+        let own = self.key_bytes();
+        if own.len() != key.len() {
+            return false;
+        }
+        let ends = |bytes: &[u8]| {
+            let (first, last) = (bytes.first_chunk::<16>()?, bytes.last_chunk::<16>()?);
+            (bytes.len() <= 32).then(|| [u128::from_ne_bytes(*first), u128::from_ne_bytes(*last)])
+        };
+        match (ends(own), ends(key)) {
+            (Some(own), Some(key)) => own == key,
+            _ => own == key,
+        }
     }
 
     /// The namespace of the key as bytes.
@@ -118,12 +136,14 @@ impl Entry {
 
     /// When it was stored.
     #[must_use]
+    #[inline]
     pub fn stored_at(&self) -> Timestamp {
         from_bits48(self.0.meta().stored_and_key & BITS48)
     }
 
     /// From when on it is no longer fresh.
     #[must_use]
+    #[inline]
     pub fn expires_at(&self) -> Timestamp {
         let [low, mid, high] = self.0.meta().expires;
         from_bits48(u64::from(low) | u64::from(mid) << 16 | u64::from(high) << 32)
@@ -151,7 +171,13 @@ impl Entry {
     /// As [`Entry::is_fresh`] at the present of `clock`, exactly, but asking for the exact time only near a deadline.
     #[must_use]
     pub fn is_fresh_by(&self, clock: &Clock) -> bool {
-        let about = clock.now_coarse();
+        self.is_fresh_since(clock.now_coarse(), clock)
+    }
+
+    /// As [`Entry::is_fresh_by`], for whoever has just read the coarse time of `clock`.
+    #[must_use]
+    #[inline]
+    pub fn is_fresh_since(&self, about: Timestamp, clock: &Clock) -> bool {
         let is_clear = self.stored_at() <= about && about.after(Clock::COARSE_LAG_MAX) < self.expires_at();
         is_clear || self.is_fresh(clock.now())
     }

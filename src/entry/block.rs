@@ -75,15 +75,18 @@ impl Block {
     /// The most bytes a block holds.
     pub(super) const BYTES_MAX: usize = (u32::MAX - 64) as usize;
 
+    #[inline]
     fn header(&self) -> &Header {
         // SAFETY: this Block holds one count, so the allocation is alive and its header initialised.
         unsafe { self.0.as_ref() }
     }
 
+    #[inline]
     pub(super) fn meta(&self) -> &Meta {
         &self.header().meta
     }
 
+    #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         let len = self.header().len as usize;
         // SAFETY: `new` initialised `len` bytes right behind the header; they are never written again, and live as
@@ -106,6 +109,7 @@ impl Block {
 }
 
 impl Clone for Block {
+    #[inline]
     fn clone(&self) -> Self {
         // Relaxed: whoever clones already holds a count, so nothing can be freed meanwhile (as in std's Arc).
         let before = self.header().refs.fetch_add(1, Ordering::Relaxed);
@@ -118,20 +122,31 @@ impl Clone for Block {
 }
 
 impl Drop for Block {
+    #[inline]
     fn drop(&mut self) {
-        let header = self.header();
-        let len = header.len as usize;
+        let refs = &self.header().refs;
         // Alone already, as most of what is evicted: nobody is left who could clone it meanwhile. Acquire, as below.
-        if header.refs.load(Ordering::Acquire) != 1 {
-            if header.refs.fetch_sub(1, Ordering::Release) != 1 {
+        if refs.load(Ordering::Acquire) != 1 {
+            if refs.fetch_sub(1, Ordering::Release) != 1 {
                 return;
             }
             // Pairs with the Release above: every other holder's last use happens before the memory is given back.
             fence(Ordering::Acquire);
         }
-        // SAFETY: this was the last holder; the size is the one of `new`, and nothing in the header needs dropping.
-        unsafe { spare::give(self.0.cast::<u8>(), size_of::<Header>() + len) };
+        // SAFETY: this was the last holder, and `self` is not used again.
+        unsafe { free(self.0) };
     }
+}
+
+/// Gives a block back; apart from the drop, so that a hit, which is never the last holder, carries little code.
+///
+/// # Safety
+/// It was made by [`Block::new`], and nobody holds it any more.
+#[inline(never)]
+unsafe fn free(at: NonNull<Header>) {
+    // SAFETY: as the caller guarantees: it is alive until the end of this, the size is the one of `new`, and nothing in
+    // the header needs dropping.
+    unsafe { spare::give(at.cast::<u8>(), size_of::<Header>() + at.as_ref().len as usize) };
 }
 
 /// Copies `from` to `to`; what is long goes past the caches of the processor, in which it would only take the room of

@@ -133,7 +133,15 @@ impl Memory {
     /// What stands under `key`, which counts as a use. It may have expired: ask the entry.
     #[must_use]
     pub fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
-        self.0.get(key)
+        self.0.get(key, |_| ()).map(|(entry, ())| entry)
+    }
+
+    /// As [`Memory::get`], with the coarse time of the tier's clock for [`Entry::is_fresh_since`]: it is read while the
+    /// processor waits for the index, where it costs nothing.
+    #[must_use]
+    #[inline]
+    pub fn get_and_time(&self, key: KeyRef<'_>) -> Option<(Entry, Timestamp)> {
+        self.0.get(key, Clock::now_coarse)
     }
 
     /// Brings what stands under `keys` nearer to the processor, for whoever is about to ask for many at once. Changes

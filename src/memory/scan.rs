@@ -104,7 +104,7 @@ impl State {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
         let inner = shard.inner.read();
-        if let Some((_, slot)) = inner.table.find(hash, key) {
+        if let Some((_, slot, _)) = inner.table.find(hash, key) {
             slot.set_stamp(inner.stamp_near(tick));
         }
     }

@@ -193,7 +193,7 @@ mod tests {
         }
         put(&mut inner, 4 << 10, "new", far + 7);
         let tick = |hash: u32, key: &str| {
-            let (_, slot) = inner.table.find(hash << 10, key.as_bytes()).unwrap();
+            let (_, slot, _) = inner.table.find(hash << 10, key.as_bytes()).unwrap();
             inner.tick_of(slot.stamp())
         };
         let ticks = [tick(1, "old"), tick(2, "a"), tick(3, "b"), tick(4, "new")];

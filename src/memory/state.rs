@@ -42,7 +42,7 @@ pub(super) struct State {
     pub(super) resident: Resident,
     /// Held by whoever gathers pages.
     pub(super) gathered: Mutex<Gathered>,
-    /// Asked where a namespace has an idle lifetime, by nobody else.
+    /// Asked where a namespace has an idle lifetime, and for those who ask for the time with an entry.
     clock: Clock,
     /// Whether any namespace ever had one.
     has_idle: AtomicBool,
@@ -85,33 +85,33 @@ impl State {
         }
     }
 
+    /// What stands under `key`, and what `meanwhile` gives, which is called while its slot is on the way.
     #[inline]
-    pub(super) fn get(&self, key: KeyRef<'_>) -> Option<Entry> {
+    pub(super) fn get<T>(&self, key: KeyRef<'_>, meanwhile: impl FnOnce(&Clock) -> T) -> Option<(Entry, T)> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
         shard.bring_home_near(hash);
+        let given = meanwhile(&self.clock);
         let inner = shard.inner.read();
-        let (_, slot) = inner.table.find(hash, key)?;
-        let entry = slot.entry()?;
+        let (_, slot, entry) = inner.table.find(hash, key)?;
         if let Some(idle) = self.idle_of(entry) {
             let now = self.clock.now();
             if inner.tick_of(slot.stamp()) < idle.floor(now) {
                 return None;
             }
             slot.touch(inner.stamp_near(idle.touch(now)), 1);
-            return Some(entry.clone());
+            return Some((entry.clone(), given));
         }
         let is_strict = self.budget.is_strict();
         slot.touch(inner.stamp_near(ticks::next(is_strict)), ticks::least_apart(is_strict));
-        Some(entry.clone())
+        Some((entry.clone(), given))
     }
 
     pub(super) fn peek(&self, key: KeyRef<'_>) -> Option<Entry> {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
         let inner = shard.inner.read();
-        let slot = inner.table.find(hash, key)?.1;
-        let entry = slot.entry()?;
+        let (_, slot, entry) = inner.table.find(hash, key)?;
         let is_idle = self
             .idle_of(entry)
             .is_some_and(|idle| inner.tick_of(slot.stamp()) < idle.floor(self.clock.now()));
@@ -182,8 +182,8 @@ impl State {
         let key = key.as_str().as_bytes();
         let (shard, hash) = self.locate(key);
         let mut inner = shard.inner.write();
-        let (at, slot) = inner.table.find(hash, key)?;
-        if !slot.entry().is_some_and(is_it) {
+        let (at, _, entry) = inner.table.find(hash, key)?;
+        if !is_it(entry) {
             return None;
         }
         let entry = self.take(&mut inner, at)?;

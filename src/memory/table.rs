@@ -121,11 +121,18 @@ impl Table {
         &self.slots
     }
 
-    /// Where the entry with this hash and key stands.
+    /// The entry with this hash and key, and where it stands.
     #[inline]
-    pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<(usize, &Slot)> {
-        let at = self.look(hash, key).ok()?;
-        self.slots.get(at).map(|slot| (at, slot))
+    pub(super) fn find(&self, hash: u32, key: &[u8]) -> Option<(usize, &Slot, &Entry)> {
+        let hash = hash >> 8;
+        let first = self.seek(hash);
+        for (at, slot) in (first..).zip(self.slots.get(first..)?) {
+            let entry = slot.entry.as_ref().filter(|_| slot.hash() == hash)?;
+            if entry.has_key(key) {
+                return Some((at, slot, entry));
+            }
+        }
+        None
     }
 
     /// Where the entry with this hash and key stands, or where it would be put: before the first larger hash.
@@ -136,7 +143,7 @@ impl Table {
         for (at, slot) in (first..).zip(self.slots.get(first..).unwrap_or_default()) {
             match &slot.entry {
                 Some(entry) if slot.hash() == hash => {
-                    if entry.key_bytes() == key {
+                    if entry.has_key(key) {
                         return Ok(at);
                     }
                 }
@@ -151,15 +158,16 @@ impl Table {
     #[inline]
     fn seek(&self, hash: u32) -> usize {
         let mut at = self.home(hash);
-        let (fours, rest) = self.slots.get(at..).unwrap_or_default().as_chunks::<4>();
-        for four in fours {
+        let mut slots = self.slots.get(at..).unwrap_or_default();
+        while let Some((four, rest)) = slots.split_first_chunk::<4>() {
             let below: usize = four.iter().map(|slot| usize::from(slot.hash() < hash)).sum();
             at += below;
             if below < 4 {
                 return at;
             }
+            slots = rest;
         }
-        at + rest.iter().take_while(|slot| slot.hash() < hash).count()
+        at + slots.iter().take_while(|slot| slot.hash() < hash).count()
     }
 
     /// Where in memory the slots begin, and how many of them are homes; for [`bring_near`].
@@ -480,7 +488,7 @@ mod tests {
                 let key = format!("k{}", next() % 700);
                 let hash = map.get(&key).copied().unwrap_or((next() as u32 | 0xFF00_0000) & mask);
                 match table.find(hash, key.as_bytes()) {
-                    Some((at, _)) => {
+                    Some((at, ..)) => {
                         assert!(map.remove(&key).is_some());
                         assert_eq!(table.remove(at).unwrap().1.key().as_str(), key);
                     }
@@ -513,7 +521,7 @@ mod tests {
             let (key, due) = (format!("k{}", next() % 500), next() as u32 >> 1);
             let hash = next() as u32;
             if let Some((hash, _)) = deadlines.remove(&key) {
-                let (at, _) = table.find(hash, key.as_bytes()).unwrap();
+                let (at, ..) = table.find(hash, key.as_bytes()).unwrap();
                 table.remove(at);
             } else {
                 put(&mut table, Id::new(hash, 0), entry(&key), 0, due);
@@ -521,7 +529,7 @@ mod tests {
             }
         }
         for (key, (hash, due)) in &deadlines {
-            let (at, _) = table.find(*hash, key.as_bytes()).unwrap();
+            let (at, ..) = table.find(*hash, key.as_bytes()).unwrap();
             assert!(table.due[at / GROUP] <= *due);
         }
         assert!(table.earliest_due() <= deadlines.values().map(|(_, due)| *due).min().unwrap());
