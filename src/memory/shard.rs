@@ -15,18 +15,29 @@ use crate::sync::RwLock;
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(super) struct Shard {
-    /// Where the slots of the table begin and how many homes it has, as the last insertion left them: read without the
-    /// lock, so perhaps out of date, and good for a hint to the processor alone.
-    slots_at: AtomicUsize,
-    homes: AtomicU32,
+    hints: Hints,
     pub(super) inner: RwLock<Inner>,
 }
 
+/// Where the slots of the table begin and how many homes it has, as the last insertion left them: read without the lock,
+/// so perhaps out of date, and good for a hint to the processor alone. On a line of its own, which stays with every core
+/// while the one with the lock goes back and forth.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Hints {
+    slots_at: AtomicUsize,
+    homes: AtomicU32,
+}
+
+/// In this order, so that what a hit reads stands on the line of the lock.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Inner {
-    pub(super) table: Table,
     /// The tick that stamp 0 stands for. Raised only by [`Inner::stamp_of`], which lowers all stamps with it.
     base: u64,
+    /// What came in less what went out since the last settlement with the whole tier.
+    pub(super) unsettled: Tally,
+    pub(super) table: Table,
     /// No entry here falls due before this.
     pub(super) next_due: Due,
     /// What stands here by number of namespace.
@@ -35,8 +46,6 @@ pub(super) struct Inner {
     pub(super) arrived: i64,
     /// What was oldest here when the shard was last walked.
     pub(super) queue: Queue,
-    /// What came in less what went out since the last settlement with the whole tier.
-    pub(super) unsettled: Tally,
 }
 
 /// Entries and bytes; differences while unsettled, so both may be negative.
@@ -72,14 +81,14 @@ impl Shard {
             queue: Queue::default(),
             unsettled: Tally::default(),
         };
-        Self { slots_at: AtomicUsize::new(0), homes: AtomicU32::new(0), inner: RwLock::new(inner) }
+        Self { hints: Hints::default(), inner: RwLock::new(inner) }
     }
 
     /// Asks the processor for the slot where an entry with this hash is at home, so that the line comes while the lock is
     /// being taken.
     #[inline]
     pub(super) fn bring_home_near(&self, hash: u32) {
-        let (slots_at, homes) = (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed));
+        let (slots_at, homes) = self.hints.read();
         table::bring_near(slots_at, homes, hash);
     }
 
@@ -88,10 +97,17 @@ impl Shard {
     pub(super) fn note_homes(&self, inner: &Inner) {
         let (slots_at, homes) = inner.table.stands_at();
         // Compared first: a line that is only read stays with every core.
-        if (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed)) != (slots_at, homes) {
-            self.slots_at.store(slots_at, Ordering::Relaxed);
-            self.homes.store(homes, Ordering::Relaxed);
+        if self.hints.read() != (slots_at, homes) {
+            self.hints.slots_at.store(slots_at, Ordering::Relaxed);
+            self.hints.homes.store(homes, Ordering::Relaxed);
         }
+    }
+}
+
+impl Hints {
+    #[inline]
+    fn read(&self) -> (usize, u32) {
+        (self.slots_at.load(Ordering::Relaxed), self.homes.load(Ordering::Relaxed))
     }
 }
 
@@ -181,6 +197,18 @@ mod tests {
     fn put(inner: &mut Inner, hash: u32, key: &str, tick: u64) {
         let place = inner.table.look(hash, key.as_bytes()).unwrap_err();
         inner.insert(place, Id::new(hash, 0), entry(key), (tick, NEVER_DUE));
+    }
+
+    #[test]
+    fn what_a_hit_reads_of_a_shard_stands_on_one_line_and_its_hints_on_another() {
+        let shard = Shard::new(0);
+        let (at, hints) = (std::ptr::from_ref(&shard).addr(), std::ptr::from_ref(&shard.hints).addr());
+        let inner = shard.inner.read();
+        let base = std::ptr::from_ref(&inner.base).addr();
+        let behind_homes = std::ptr::from_ref(&inner.table).addr() + Table::HIT_BYTES;
+        assert_eq!((at, at + 64), (hints, std::ptr::from_ref(&shard.inner).addr()));
+        assert!(at + 64 < base && behind_homes <= at + 128);
+        assert_eq!(size_of::<Shard>(), 256);
     }
 
     #[test]

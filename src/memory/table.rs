@@ -101,18 +101,24 @@ impl Slot {
     }
 }
 
+/// In this order: what a search reads comes first.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(super) struct Table {
     /// `homes` slots where entries may be at home, and a [`tail`] more into which the last of them may be pushed.
     /// Invariant: the last slot of all is empty.
     slots: Vec<Slot>,
-    /// One mark per [`GROUP`] slots.
-    due: Vec<Due>,
     homes: u32,
     used: u32,
+    /// One mark per [`GROUP`] slots.
+    due: Vec<Due>,
 }
 
 impl Table {
+    /// How much of it, from its beginning on, a search reads.
+    #[cfg(test)]
+    pub(super) const HIT_BYTES: usize = std::mem::offset_of!(Self, used);
+
     pub(super) fn len(&self) -> usize {
         self.used as usize
     }
