@@ -215,6 +215,12 @@ impl Entry {
         self.0.same(&other.0)
     }
 
+    /// Has two entries change places in memory, where both are small, weigh the same and are held by nobody else; says
+    /// whether they did. Each then is what the other was.
+    pub(crate) fn swap_contents(&mut self, other: &mut Self) -> bool {
+        self.0.swap_contents(&mut other.0)
+    }
+
     /// Where it stands in memory, as a number; for whoever cares how that memory is kept.
     pub(crate) fn address(&self) -> usize {
         self.0.address()

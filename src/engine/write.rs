@@ -196,10 +196,10 @@ fn put_in_turn(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) 
         let disk = state.disk.as_ref().map(|disk| disk.approach(key));
         let entry = Entry::new(key, &parts);
         // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
-        let insertion = state.memory.insert(entry.clone(), || {
+        let insertion = state.memory.insert_shown(entry, |entry| {
             state.flights.supersede(key);
             if let Some(disk) = disk {
-                disk.put(&entry);
+                disk.put(entry);
             }
             true
         });

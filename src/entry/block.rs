@@ -1,15 +1,16 @@
 //! One allocation for a whole entry: a header and its bytes behind one thin, counted pointer.
 //!
-//! Promises: a [`Block`] never changes after it was made (but for [`Meta`]'s atomics), is freed when its last clone is
-//! dropped, and its memory is one allocation of [`Block::allocated_bytes`], rounded up to what the allocator takes
-//! anyway. It does not know what the bytes mean.
+//! Promises: a [`Block`] never changes while it has a second holder (but for [`Meta`]'s atomics), is freed when its last
+//! clone is dropped, and its memory is one allocation of [`Block::allocated_bytes`], rounded up to what the allocator
+//! takes anyway. It does not know what the bytes mean.
 //!
 //! Why unsafe here and nowhere else in the engine's data: `Arc<[u8]>` has a pointer twice as wide, two counters and no
 //! room for a header without a second allocation or a second copy of the body; that is 40 bytes an entry and a cache
 //! miss a hit. Everything below is reached only through safe calls.
 #![expect(unsafe_code, reason = "a thin counted pointer to a header and bytes cannot be said in safe Rust")]
 
-use std::ptr::{NonNull, copy_nonoverlapping};
+use std::mem::MaybeUninit;
+use std::ptr::{NonNull, copy_nonoverlapping, swap_nonoverlapping};
 use std::slice;
 
 use super::spare;
@@ -32,7 +33,7 @@ pub(super) struct Meta {
 struct Header {
     /// Clones alive. Invariant: at least 1 while any `Block` points here.
     refs: AtomicU32,
-    /// Bytes after the header. Never changes.
+    /// Bytes after the header. Of the size class of the allocation, always.
     len: u32,
     meta: Meta,
 }
@@ -40,7 +41,8 @@ struct Header {
 /// A counted pointer to a header and the bytes behind it.
 pub(super) struct Block(NonNull<Header>);
 
-// SAFETY: what a Block points to is immutable or atomic, and its count is atomic, so it may be shared and sent freely.
+// SAFETY: what a shared Block points to is immutable or atomic, and its count is atomic, so it may be shared and sent
+// freely. What changes it (`swap_contents`) has the only Block that points there, borrowed exclusively.
 unsafe impl Send for Block {}
 // SAFETY: as above.
 unsafe impl Sync for Block {}
@@ -89,9 +91,38 @@ impl Block {
     #[inline]
     pub(super) fn bytes(&self) -> &[u8] {
         let len = self.header().len as usize;
-        // SAFETY: `new` initialised `len` bytes right behind the header; they are never written again, and live as
-        // long as `self` holds its count.
+        // SAFETY: `new` initialised `len` bytes right behind the header; they live as long as `self` holds its count, and
+        // are never written while `self` is borrowed.
         unsafe { slice::from_raw_parts(self.0.add(1).cast::<u8>().as_ptr(), len) }
+    }
+
+    /// Exchanges the contents of two small blocks of one size class, each where it stands; says whether it did, which it
+    /// does not where either has another holder.
+    pub(super) fn swap_contents(&mut self, other: &mut Self) -> bool {
+        let Some(bytes) = spare::class_bytes_of(self.allocated_bytes()) else { return false };
+        if spare::class_bytes_of(other.allocated_bytes()) != Some(bytes)
+            || !self.is_alone()
+            || !other.is_alone()
+        {
+            return false;
+        }
+        let pairs = |block: &Self| block.0.cast::<MaybeUninit<[u64; 2]>>().as_ptr();
+        let (own, others) = (pairs(self), pairs(other));
+        let (all, rest) = (bytes / PAIR, bytes % PAIR);
+        // SAFETY: both allocations have so many bytes, aligned as a header is, which is how words are. They are two, since
+        // two blocks that are alone cannot be one. Nobody else reads or holds either: another holder could only come from
+        // one of these two by a clone, for which nobody has a reference while both are borrowed exclusively.
+        unsafe {
+            swap_nonoverlapping(own, others, all);
+            swap_nonoverlapping(own.add(all).cast::<u8>(), others.add(all).cast::<u8>(), rest);
+        }
+        true
+    }
+
+    /// Whether nobody else holds it, nor can until this borrow ends.
+    fn is_alone(&mut self) -> bool {
+        // Acquire: every other holder's last use happens before what is done to it now (see the drop).
+        self.header().refs.load(Ordering::Acquire) == 1
     }
 
     /// What was asked of the allocator.
@@ -199,6 +230,9 @@ unsafe fn stream(from: &[u8], to: *mut u8) {
     }
 }
 
+/// What is exchanged at once.
+const PAIR: usize = size_of::<[u64; 2]>();
+
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
@@ -244,6 +278,64 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn small_blocks_of_one_class_exchange_what_they_hold_and_stay_where_they_are() {
+        let cases = [
+            (0, 0, true),
+            (1, 8, true),
+            (1, 9, false),
+            (100, 100, true),
+            (100, 104, true),
+            (456, 472, false),
+        ];
+        for (first, second, are_alike) in cases {
+            let (ones, twos) = (vec![1; first], vec![2; second]);
+            let (mut one, mut other) = (Block::new(meta(), &[&ones]), Block::new(meta(), &[&twos]));
+            let stand = [one.address(), other.address()];
+            assert_eq!(one.swap_contents(&mut other), are_alike, "{first} and {second}");
+            assert_eq!([one.address(), other.address()], stand);
+            let expected = if are_alike { [twos, ones] } else { [ones, twos] };
+            assert_eq!([one.bytes(), other.bytes()], [&*expected[0], &*expected[1]]);
+            assert_eq!((one.meta().sequence, one.allocated_bytes()), (9, 32 + one.bytes().len()));
+        }
+    }
+
+    #[test]
+    fn what_has_another_holder_or_is_large_is_left_alone() {
+        let mut one = Block::new(meta(), &[&[1; 100]]);
+        let mut other = Block::new(meta(), &[&[2; 100]]);
+        let held = one.clone();
+        assert!(!one.swap_contents(&mut other) && !other.swap_contents(&mut one));
+        assert_eq!((held.bytes(), other.bytes()), ([1; 100].as_slice(), [2; 100].as_slice()));
+        drop(held);
+        assert!(one.swap_contents(&mut other));
+        let (mut one, mut other) = (Block::new(meta(), &[&[1; 600]]), Block::new(meta(), &[&[2; 600]]));
+        assert!(!one.swap_contents(&mut other));
+    }
+
+    #[test]
+    fn what_a_holder_reads_does_not_change_under_it_whoever_would_exchange_it() {
+        crate::sync::scheduled::interleaved(400, || {
+            let mut block = Block::new(meta(), &[b"ab"]);
+            let readers = [(); 2].map(|()| {
+                let own = block.clone();
+                shuttle::thread::spawn(move || {
+                    let another = own.clone();
+                    assert_eq!(own.bytes(), b"ab");
+                    drop(own);
+                    assert_eq!(another.bytes(), b"ab");
+                })
+            });
+            let mut newer = Block::new(meta(), &[b"cd"]);
+            let exchanged = block.swap_contents(&mut newer);
+            assert_eq!(block.bytes(), if exchanged { b"cd" } else { b"ab" });
+            drop(newer);
+            for reader in readers {
+                reader.join().unwrap();
+            }
+        });
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub(super) unsafe fn give(at: NonNull<u8>, bytes: usize) {
     unsafe { dealloc(at.as_ptr(), layout(bytes)) };
 }
 
+/// How much memory [`take`] gives for `bytes`, where it is of a class.
+pub(super) fn class_bytes_of(bytes: usize) -> Option<usize> {
+    class(bytes).map(class_bytes)
+}
+
 /// What one thread keeps.
 struct Spare {
     /// By class the last block kept. Invariant: a list through the first word of each, of blocks nobody else knows.

@@ -163,6 +163,12 @@ impl Memory {
     /// else can happen to the key; it must be short, and not call this tier. The tier remembers no sequence of what
     /// left it: that nothing newer was written and evicted since is for `admit` to know.
     pub fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
+        self.insert_shown(entry, |_| admit())
+    }
+
+    /// As [`Memory::insert`], with `admit` shown the entry, for whoever needs no handle of their own: what nobody else
+    /// holds can take the place of what it replaces in memory too.
+    pub(crate) fn insert_shown(&self, entry: Entry, admit: impl FnOnce(&Entry) -> bool) -> Insertion {
         let sequence = entry.sequence();
         self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() <= sequence), admit)
     }
@@ -171,13 +177,13 @@ impl Memory {
     /// its deadline may have been moved.
     pub fn restore(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
         let sequence = entry.sequence();
-        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() < sequence), admit)
+        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() < sequence), |_| admit())
     }
 
     /// Puts `new` in the place of exactly `old`, which has its key; [`Insertion::Outdated`] when that no longer stands.
     /// Then `then` is called while nothing else can happen to the key.
     pub fn exchange(&self, old: &Entry, new: Entry, then: impl FnOnce()) -> Insertion {
-        let admit = || {
+        let admit = |_: &Entry| {
             then();
             true
         };

@@ -176,6 +176,29 @@ fn run_against_the_model(seed: u64, entries_max: Option<u64>) {
 }
 
 #[test]
+fn a_small_entry_is_replaced_where_it_stands_unless_somebody_holds_it() {
+    let tier =
+        Memory::new(Limits { bytes: 1 << 20, entries: None }, Clock::manual(Timestamp::from_millis(1)));
+    tier.listen(true);
+    let address = || tier.peek(key("a:1")).unwrap().address();
+    tier.insert(entry("a:1", 100, 1), || true);
+    let first = address();
+    assert_eq!(tier.insert(entry("a:1", 100, 2), || true), Insertion::Replaced);
+    assert_eq!(address(), first);
+    let held = tier.get(key("a:1")).unwrap();
+    assert_eq!(tier.insert(entry("a:1", 100, 3), || true), Insertion::Replaced);
+    assert_ne!(address(), first);
+    assert_eq!(held.sequence(), 2);
+    let (stands, kept) = (address(), entry("a:1", 100, 4));
+    assert_eq!(tier.insert(kept.clone(), || true), Insertion::Replaced);
+    assert_ne!(address(), stands, "what the caller holds is what stands");
+    assert!(tier.remove_exactly(&kept, Cause::Deleted));
+    let told: Vec<_> = tier.removals().iter().map(|removal| (removal.sequence, removal.cause)).collect();
+    let replaced = |sequence| (sequence, Cause::Replaced);
+    assert_eq!(told, [replaced(1), replaced(2), replaced(3), (4, Cause::Deleted)]);
+}
+
+#[test]
 fn random_operations_match_an_exact_lru_by_bytes() {
     (1..=6).for_each(|seed| run_against_the_model(seed * 0x9E37_79B9, None));
 }

@@ -219,6 +219,101 @@ fn a_newer_write_stays_whatever_the_order_they_arrive_in() {
     });
 }
 
+/// An entry whose body tells its sequence.
+fn telling(sequence: u64) -> Entry {
+    let (stored_at, expires_at) = (Timestamp::default(), Timestamp::from_millis(1000));
+    let body = [u8::try_from(sequence).unwrap(); 50];
+    let parts = Parts { head: b"", body: &body, tags: &[], stored_at, expires_at, sequence };
+    Entry::new(KeyRef::parse("a:1").unwrap(), &parts)
+}
+
+fn check_told(entry: &Entry) -> u64 {
+    let sequence = entry.sequence();
+    assert_eq!(entry.key().as_str(), "a:1");
+    assert!(entry.body().len() == 50 && entry.body().iter().all(|byte| u64::from(*byte) == sequence));
+    sequence
+}
+
+#[test]
+fn what_a_reader_holds_stays_as_it_was_while_others_write_over_its_key() {
+    interleaved(SCHEDULES * 2, || {
+        let memory = tier(None);
+        let key = KeyRef::parse("a:1").unwrap();
+        memory.insert(telling(1), || true);
+        let (done, latest) = (Arc::new(AtomicU64::new(1)), 4);
+        let writing = {
+            let (memory, done) = (memory.clone(), done.clone());
+            spawn(move || {
+                for sequence in 2..=latest {
+                    assert_eq!(memory.insert(telling(sequence), || true), Insertion::Replaced);
+                    done.store(sequence, Ordering::SeqCst);
+                }
+            })
+        };
+        let reading = [true, false].map(|counts| {
+            let (memory, done) = (memory.clone(), done.clone());
+            spawn(move || {
+                let mut held: Vec<(u64, Entry)> = Vec::new();
+                for _ in 0..3 {
+                    let acknowledged = done.load(Ordering::SeqCst);
+                    let found = if counts { memory.get(key) } else { memory.peek(key) };
+                    let found = found.expect("it is only ever replaced");
+                    let sequence = check_told(&found);
+                    assert!(acknowledged <= sequence, "{acknowledged} was acknowledged, {sequence} found");
+                    assert!(held.last().is_none_or(|(before, _)| *before <= sequence));
+                    held.push((sequence, found));
+                    for (sequence, entry) in &held {
+                        assert_eq!(check_told(entry), *sequence);
+                    }
+                }
+            })
+        });
+        join([writing]);
+        join(reading);
+        assert_eq!(check_told(&memory.get(key).unwrap()), latest);
+        check_accounts(&memory);
+    });
+}
+
+#[test]
+fn writing_over_a_key_that_is_removed_and_evicted_meanwhile_leaves_nothing_torn() {
+    interleaved(SCHEDULES, || {
+        let memory = tier(Some(1));
+        memory.listen(true);
+        let writing = [1, 2].map(|writer| {
+            let memory = memory.clone();
+            spawn(move || {
+                for place in 1..=2_u64 {
+                    memory.insert(telling(place * 2 + writer), || true);
+                }
+            })
+        });
+        let disturbing = {
+            let memory = memory.clone();
+            spawn(move || {
+                memory.insert(entry("b:1", &[], 1), || true);
+                if let Some(entry) = memory.remove(KeyRef::parse("a:1").unwrap()) {
+                    check_told(&entry);
+                }
+            })
+        };
+        join(writing);
+        join([disturbing]);
+        if let Some(entry) = memory.get(KeyRef::parse("a:1").unwrap()) {
+            check_told(&entry);
+        }
+        for removal in memory.removals() {
+            let weight = if removal.key.as_str() == "a:1" {
+                telling(1).weight()
+            } else {
+                entry("b:1", &[], 1).weight()
+            };
+            assert_eq!(removal.weight, weight);
+        }
+        check_accounts(&memory);
+    });
+}
+
 #[test]
 fn every_removal_is_told_once_with_its_cause() {
     interleaved(SCHEDULES, || {

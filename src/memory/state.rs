@@ -123,7 +123,7 @@ impl State {
         &self,
         entry: Entry,
         may_take: impl FnOnce(Option<&Entry>) -> bool,
-        admit: impl FnOnce() -> bool,
+        admit: impl FnOnce(&Entry) -> bool,
     ) -> Insertion {
         let (shard, hash) = self.locate(entry.key_bytes());
         shard.bring_home_near(hash);
@@ -135,7 +135,7 @@ impl State {
         if !may_take(place.ok().and_then(|at| inner.table.slot(at)?.entry())) {
             return Insertion::Outdated;
         }
-        if !admit() {
+        if !admit(&entry) {
             return Insertion::Refused;
         }
         let (insertion, old) = match place {
@@ -368,11 +368,15 @@ impl State {
         let id = inner.table.slot(at)?.id();
         let tick = self.tick(&entry);
         let due = self.due_of(&entry, tick);
-        let tally = Tally::of(&entry);
-        inner.arrived += tally.bytes;
-        self.count(inner, id, &entry, tally);
+        let (mut change, number) = (Tally::of(&entry), entry.namespace_number());
+        inner.arrived += change.bytes;
         let old = inner.replace(at, entry, tick, due)?;
-        self.count(inner, id, &old, Tally::of(&old).negated());
+        // Two entries of one key are of one namespace, and most weigh the same: then no account changes.
+        debug_assert_eq!(number, old.namespace_number());
+        change.add(Tally::of(&old).negated());
+        if change != Tally::default() {
+            self.count(inner, id, &old, change);
+        }
         Some(old)
     }
 

@@ -208,11 +208,18 @@ impl Table {
         self.slots.get(at)
     }
 
-    /// Puts `entry` where another of the same key stood, and hands that back. The id stays.
+    /// Puts `entry` where another of the same key stood, and hands that back. The id stays; so does, where nobody else
+    /// holds either of the two and both are small, the place in memory, which is near already and which others will ask
+    /// for: what is handed back is then at the place of what came.
     pub(super) fn replace(&mut self, at: usize, entry: Entry, stamp: u32, due: Due) -> Option<Entry> {
         self.mark(at, due);
         let slot = self.slots.get_mut(at)?;
         *slot.stamp.get_mut() = stamp;
+        let mut entry = entry;
+        // Nobody can come by another handle to what stands here while the table is borrowed exclusively.
+        if slot.entry.as_mut().is_some_and(|old| old.swap_contents(&mut entry)) {
+            return Some(entry);
+        }
         slot.entry.replace(entry)
     }
 
