@@ -4,7 +4,7 @@
 //! first page until after the last is met exactly once, wherever it lies: in the queue or in the file.
 //! [`Disk::walk`] goes by groups, which is faster, and meets at most once what is moved meanwhile.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::Disk;
 use super::backend::Fault;
@@ -36,11 +36,10 @@ impl Disk {
     /// The page that begins at `from`, of about `count` records. Blocking: it reads the disk.
     pub(crate) fn page(&self, from: u128, count: usize) -> Page {
         // First what waits: what is written in between is then found in the file.
-        let waiting = self.waiting();
+        let (waiting, removals) = self.waiting();
         let (mut read, next) = self.read_from(from, count);
         let looked_at = read.len().max(1);
-        // Of what waits to be removed nothing waits that would take its place.
-        read.retain(|entry| !self.is_overruled(entry));
+        read.retain(|entry| !is_removed(&removals, entry));
         let is_within = |at: &u128| *at >= from && next.is_none_or(|next| *at < next);
         let mut entries: BTreeMap<u128, Entry> = BTreeMap::new();
         for entry in read.into_iter().chain(waiting) {
@@ -64,7 +63,8 @@ impl Disk {
                 visit(entry);
             }
         };
-        self.waiting().iter().for_each(&mut show);
+        let (waiting, removals) = self.waiting();
+        waiting.iter().for_each(&mut show);
         shared.wait_loaded();
         let (mut walked, mut looked_at) = (None, 0);
         // What is moved while this goes on stands in a newer group, which is looked at after the others.
@@ -77,7 +77,8 @@ impl Disk {
             walked = Some(id);
             let alive = shared.alive_in(id, &super::read::ANY_HEAT);
             looked_at += alive.len().max(1);
-            alive.iter().map(|(_, entry)| entry).filter(|entry| !self.is_waiting(entry)).for_each(&mut show);
+            let is_last = |entry: &&Entry| !self.is_waiting(entry) && !is_removed(&removals, entry);
+            alive.iter().map(|(_, entry)| entry).filter(is_last).for_each(&mut show);
         }
     }
 
@@ -88,7 +89,9 @@ impl Disk {
         let waiting = self.shared.queue().find(fingerprint).cloned();
         let (entry, is_queued) = match waiting {
             Some(Op::Put(entry)) => (entry, true),
-            Some(Op::Remove(_)) => return None,
+            Some(Op::Remove(below)) => {
+                (self.shared.read(fingerprint).filter(|entry| entry.sequence() >= below)?, false)
+            }
             None => (self.shared.read(fingerprint)?, false),
         };
         let is_dead = self.shared.marks.read().is_dead(&entry);
@@ -97,22 +100,19 @@ impl Disk {
 
     /// The newest operation on the key waits to be written, and the file is behind.
     fn is_waiting(&self, entry: &Entry) -> bool {
-        self.shared.queue().find(fingerprint(entry.key())).is_some()
-    }
-
-    /// The newest operation on the key leaves nothing of this.
-    fn is_overruled(&self, entry: &Entry) -> bool {
         self.shared.queue().find(fingerprint(entry.key())).is_some_and(|op| op.overrules(entry))
     }
 
-    /// What waits to be written.
-    fn waiting(&self) -> Vec<Entry> {
-        let mut queue = self.shared.queue();
-        let puts = queue.ops().filter_map(|op| match op {
-            Op::Put(entry) => Some(entry.clone()),
-            Op::Remove(_) => None,
-        });
-        puts.collect()
+    /// What waits to be written, and below what waits to be removed.
+    fn waiting(&self) -> (Vec<Entry>, Removals) {
+        let (mut puts, mut removals) = (Vec::new(), Removals::new());
+        for (fingerprint, op) in self.shared.queue().ops() {
+            match op {
+                Op::Put(entry) => puts.push(entry.clone()),
+                Op::Remove(below) => drop(removals.insert(*fingerprint, *below)),
+            }
+        }
+        (puts, removals)
     }
 
     fn is_well(&self, entry: &Entry) -> bool {
@@ -159,6 +159,13 @@ impl Disk {
         }
         Ok((entries, is_all))
     }
+}
+
+/// Below which sequences the records of some keys go.
+type Removals = HashMap<u128, u64>;
+
+fn is_removed(removals: &Removals, entry: &Entry) -> bool {
+    removals.get(&fingerprint(entry.key())).is_some_and(|below| entry.sequence() < *below)
 }
 
 /// A page of which something is moved while it is read is read again, so often.

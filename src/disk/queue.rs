@@ -222,11 +222,11 @@ impl Queue {
     }
 
     /// Every operation that is not durable yet, the newest on each key.
-    pub(crate) fn ops(&mut self) -> impl Iterator<Item = &Op> {
+    pub(crate) fn ops(&mut self) -> impl Iterator<Item = &(u128, Op)> {
         self.file();
         let (pending, written) = (&self.pending, self.writing.as_slice().iter());
         let written = written.filter(|(fingerprint, _)| pending.get(*fingerprint).is_none());
-        pending.list.iter().chain(written).map(|(_, op)| op)
+        pending.list.iter().chain(written)
     }
 
     /// The keys of every operation that is not durable yet.
