@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::backend::Fuse;
@@ -247,7 +249,8 @@ impl Demands {
             }
             Promise::Dead(names, number) => {
                 for name in names {
-                    self.dead.insert(name, *number);
+                    let dead = self.dead.entry(name).or_default();
+                    *dead = (*dead).max(*number);
                 }
                 self.doubt(names);
             }
@@ -347,18 +350,31 @@ impl Demands {
         (name, number)
     }
 
-    /// As [`Demands::hold`], of what a crash left in `folder`.
-    pub(super) fn check(&self, folder: &Path, options: &DiskOptions, crash: &Crash<'_>) {
+    /// As [`Demands::hold`], of what a crash left in `folder`; whether the run after it had to give records up.
+    pub(super) fn check(&self, folder: &Path, options: &DiskOptions, crash: &Crash<'_>) -> bool {
         let Crash { is_kill, under_way, fuse, what } = crash;
         let (disk, _) = open_at(folder, options, &Clock::manual(self.now), fuse.clone());
+        if self.is_lossy {
+            // Its bound was higher before, and it is brought below it first.
+            let mut tidied = (0..TIDIED_MAX).map(|_| disk.tidy());
+            assert!(
+                disk.status().state == DiskState::Healthy || tidied.any(|tidied| tidied.is_ok()),
+                "{what}"
+            );
+        }
         assert_eq!(disk.status().state, DiskState::Healthy, "{what}");
         self.hold(&disk, *is_kill, under_way, what);
+        let shared = Arc::clone(&disk.shared);
         drop(disk);
         // A file that was never finished is set aside, and nothing had been promised by it.
         let may_be_unfinished = self.is_lossy || self.kept.is_empty();
         assert!(may_be_unfinished || !folder.join("quarantine").exists(), "set aside, {what}");
+        shared.counts.evicted.load(Ordering::Relaxed) > 0
     }
 }
+
+/// A file that does not fit is squeezed a few times, and then set aside.
+const TIDIED_MAX: usize = 12;
 
 /// A crash, and the run after it.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //!
 //! A seed makes a story of a few lives of one directory. In each life the tier is opened with small bounds and random
 //! operations are done to it, whose weights are the seed's too, with the disk failing for a while in some; it ends with
-//! a close, a kill, or a power cut. While it runs no get finds anything dead, late, or older than acknowledged; then
+//! a close, a kill, or a power cut. Some of the operations are those of several threads at once. While it runs no get finds anything dead, late, or older than acknowledged; then
 //! crashes after some of its writes are looked at, some of them followed by a kill of the run after them.
 //!
 //! `HIFZ_CRASHES=2000` tells so many stories, from the seed `HIFZ_CRASH_SEED` (0) on; a failure prints its seed and the last
@@ -11,15 +11,18 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::backend::{Fault, Fuse};
 use super::crash::{
-    Crash, Demands, KEYS, NOW, Promise, Put, body_of, covered, entry_of, folder, open_at, tear,
+    Crash, Demands, KEYS, NOW, Promise, Put, body_of, covered, entry_of, folder, open_at, tear, write_of,
 };
 use super::state::Shared;
 use super::tape::{Files, Noted};
+use super::tidy::SMALL_GROUPS_MAX;
 use super::{Disk, DiskOptions, Durability, Floor};
 use crate::clock::{Clock, Timestamp};
 use crate::entry::Entry;
@@ -72,9 +75,10 @@ enum Deed {
     Fail,
     Misread,
     Page,
+    Race,
 }
 
-const DEEDS: [Deed; 20] = [
+const DEEDS: [Deed; 21] = [
     Deed::Put,
     Deed::PutMany,
     Deed::PutAndFlushEach,
@@ -95,6 +99,7 @@ const DEEDS: [Deed; 20] = [
     Deed::Fail,
     Deed::Misread,
     Deed::Page,
+    Deed::Race,
 ];
 
 /// How a life ends.
@@ -160,7 +165,7 @@ impl Story {
         for deed in DEEDS {
             let weight = match deed {
                 Deed::Fail | Deed::Misread if !has_faults => 0,
-                Deed::PutAndFlushEach | Deed::Misread => random.pick(&[0, 0, 1]),
+                Deed::PutAndFlushEach | Deed::Misread | Deed::Race => random.pick(&[0, 0, 1]),
                 Deed::Put => random.pick(&[3, 10, 30]),
                 Deed::Fail => random.pick(&[1, 2, 3]),
                 _ => random.pick(&[0, 1, 2, 6]),
@@ -228,6 +233,7 @@ impl Story {
             bulk,
             fails_for: u64::from(fails_at_open) * 6,
             had_faults: fails_at_open,
+            had_race: false,
         };
         let deeds = own.story.random.pick(&[10, 40, 120]);
         for _ in 0..=own.story.random.below(deeds) {
@@ -247,16 +253,20 @@ impl Story {
     /// Looks at crashes after some of the acts of a life, and leaves everything as it was after the last.
     fn crash(&mut self, acts: &[Noted], promises: &[Promise], life: u64) {
         let mut at: BTreeSet<usize> = BTreeSet::from([acts.len().saturating_sub(1)]);
-        for _ in 0..CRASHES_A_LIFE {
+        // As often as after any act, where something has just been acknowledged: often in the middle of a batch.
+        let is_said = |at: &usize| matches!(acts[*at], Noted::Said(_));
+        let said: Vec<usize> = (0..acts.len()).filter(is_said).collect();
+        for _ in 0..CRASHES_A_LIFE / 2 {
             at.insert(usize::try_from(self.random.below(acts.len() as u64)).unwrap());
+            at.extend((!said.is_empty()).then(|| self.random.pick(&said)));
         }
         let mut under_way = self.demands.clone();
         promises.first().into_iter().for_each(|next| under_way.take(next));
-        let mut said = None;
+        let mut last = None;
         for (number, act) in acts.iter().enumerate() {
             match act {
                 Noted::Said(promise) => {
-                    said = Some(*promise);
+                    last = Some(*promise);
                     self.demands.take(&promises[*promise]);
                     under_way = self.demands.clone();
                     promises.get(promise + 1).into_iter().for_each(|next| under_way.take(next));
@@ -267,7 +277,7 @@ impl Story {
                 let is_kill = !self.random.is_one_in(3);
                 let what = format!(
                     "life {life}, after act {number} and {:?}",
-                    said.and_then(|said| promises.get(said))
+                    last.and_then(|last| promises.get(last))
                 );
                 self.crash_here(is_kill, &under_way, &what);
             }
@@ -286,7 +296,8 @@ impl Story {
         fuse.tape().begin();
         let what = format!("{how} in {what}, seed {}", self.seed);
         let crash = |fuse: &Fuse, what: String| Crash { is_kill, under_way, fuse: fuse.clone(), what };
-        self.demands.check(left.path(), &self.options, &crash(&fuse, what.clone()));
+        let mut demands = self.demands.clone();
+        demands.is_lossy |= demands.check(left.path(), &self.options, &crash(&fuse, what.clone()));
         self.tally.crashes += 1;
         let acts = fuse.tape().end();
         if self.random.is_one_in(2) {
@@ -297,7 +308,7 @@ impl Story {
             let left = folder();
             files.after_kill(left.path());
             let what = format!("killed again after act {count}, {what}");
-            self.demands.check(left.path(), &self.options, &crash(&Fuse::hasty(), what));
+            demands.check(left.path(), &self.options, &crash(&Fuse::hasty(), what));
             self.tally.crashes += 1;
         }
     }
@@ -325,8 +336,139 @@ struct Life<'s> {
     bulk: String,
     /// How many operations the disk still fails for.
     fails_for: u64,
+    /// The disk failed, or the file was given another bound.
     had_faults: bool,
+    /// Several threads did what is not known in its order.
+    had_race: bool,
 }
+
+/// What several threads do at once to a few keys. As the callers of the tier do, puts of one key take turns, and their
+/// numbers in it.
+struct Race<'r> {
+    disk: &'r Disk,
+    fuse: &'r Fuse,
+    keys: &'static [&'static str],
+    turns: BTreeMap<&'static str, Mutex<()>>,
+    /// What has been acknowledged of each key.
+    put: BTreeMap<&'static str, AtomicU64>,
+    dead: BTreeMap<&'static str, AtomicU64>,
+    number: AtomicU64,
+    /// How many promises were given before.
+    said: usize,
+    promises: Mutex<Vec<Promise>>,
+    now: Timestamp,
+    /// From a number to its sequence.
+    shift: u64,
+    what: String,
+}
+
+impl Race<'_> {
+    fn run(&self, mut random: Random) {
+        for _ in 0..RACE_DEEDS {
+            let name = random.pick(self.keys);
+            match random.below(20) {
+                0..8 => self.put(name, random.pick(&[0, 100, 5000, 30_000])),
+                8..13 => self.get(name),
+                13..15 => self.delete(name, random.is_one_in(2)),
+                15 => {
+                    let floor = Floor::Namespace(Namespace::parse("a").unwrap());
+                    let (covered, number) = (covered(&floor), self.next());
+                    let is_durable = self.disk.raise(floor, number.wrapping_add(self.shift)).is_ok();
+                    self.die(covered, number, is_durable);
+                }
+                16 => {
+                    let number = self.next();
+                    self.disk.forget(KeyRef::parse(name).unwrap(), number.wrapping_add(self.shift));
+                }
+                17 => drop(self.disk.flush()),
+                18 => self.disk.shared.hurry(),
+                _ => self.show(),
+            }
+        }
+    }
+
+    fn next(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    fn say(&self, promise: Promise) {
+        let mut promises = self.promises.lock();
+        self.fuse.tape().say(self.said + promises.len());
+        promises.push(promise);
+    }
+
+    fn put(&self, name: &'static str, bytes: usize) {
+        let turn = self.turns[name].lock();
+        let number = self.next();
+        let body = body_of(name, number, bytes);
+        let sequence = number.wrapping_add(self.shift);
+        self.disk.put(&entry_of(name, &body, sequence, Timestamp::NEVER, self.now));
+        self.put[name].fetch_max(number, Ordering::SeqCst);
+        drop(turn);
+        let (until, moved_from) = (Timestamp::NEVER, None);
+        self.say(Promise::Put(Put { name, number, until, moved_from, is_kept: false }));
+    }
+
+    fn delete(&self, name: &'static str, is_buried_first: bool) {
+        let (key, number) = ([Key::parse(name).unwrap()], self.next());
+        let sequence = number.wrapping_add(self.shift);
+        if is_buried_first {
+            self.disk.bury(&key, sequence);
+            self.dead[name].fetch_max(number, Ordering::SeqCst);
+        }
+        let is_durable = self.disk.delete(&key, sequence).is_ok();
+        self.die(vec![name], number, is_durable);
+    }
+
+    fn die(&self, names: Vec<&'static str>, number: u64, is_durable: bool) {
+        for name in &names {
+            self.dead[name].fetch_max(number, Ordering::SeqCst);
+        }
+        if is_durable {
+            self.say(Promise::Dead(names, number));
+        }
+    }
+
+    /// Of each key, below what nothing may be found any more from now on.
+    fn least(&self) -> BTreeMap<&'static str, u64> {
+        let least = |name: &&'static str| {
+            let numbers = [&self.put, &self.dead].map(|of| of[*name].load(Ordering::SeqCst));
+            (*name, numbers[0].max(numbers[1]))
+        };
+        KEYS.iter().map(least).collect()
+    }
+
+    fn hold(&self, entry: &Entry, least: &BTreeMap<&'static str, u64>) {
+        let (name, number) = write_of(entry, &self.what);
+        assert!(number >= least[name], "{name} {number} is older than {}, {}", least[name], self.what);
+    }
+
+    fn get(&self, name: &'static str) {
+        let least = self.least();
+        if let Some(entry) = self.disk.get(KeyRef::parse(name).unwrap()) {
+            self.hold(&entry, &least);
+        }
+    }
+
+    fn show(&self) {
+        let least = self.least();
+        self.disk.page(0, 1000).entries.values().for_each(|entry| self.hold(entry, &least));
+        self.disk.walk(1000, &mut |entry| self.hold(entry, &least));
+        self.disk.recover(&mut |entry, is_last| {
+            let turn = self.turns[write_of(entry, &self.what).0].lock();
+            if is_last() {
+                // Deaths are looked after by who recovers.
+                let (name, number) = write_of(entry, &self.what);
+                let put = self.put[name].load(Ordering::SeqCst);
+                assert!(number >= put, "{name} {number} is recovered over {put}, {}", self.what);
+            }
+            drop(turn);
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+const RACE_DEEDS: u64 = 60;
 
 impl Life<'_> {
     fn random(&mut self) -> &mut Random {
@@ -387,13 +529,7 @@ impl Life<'_> {
         match deed {
             Deed::Put => self.put_some(1),
             Deed::PutMany => self.put_some(20),
-            Deed::PutAndFlushEach => {
-                for name in self.story.keys {
-                    let bytes = self.random().below(600);
-                    self.put_new(name, bytes);
-                    self.flush();
-                }
-            }
+            Deed::PutAndFlushEach => self.put_and_flush_each(),
             Deed::PutLate => self.put_late(),
             Deed::Touch => self.touch(),
             Deed::Get => (0..3).for_each(|_| drop(self.get_one())),
@@ -429,6 +565,7 @@ impl Life<'_> {
             Deed::Bound => {
                 let bytes = self.random().pick(&BOUNDS);
                 self.note(format!("bound {bytes}"));
+                self.had_faults |= bytes != self.story.options.bytes_max;
                 self.disk.set_bytes_max(bytes);
             }
             Deed::Turn => {
@@ -444,7 +581,50 @@ impl Life<'_> {
                 self.disk.shared.report(Fault::Failed("a read failed".to_owned()));
             }
             Deed::Page => self.page(),
+            Deed::Race => self.race(),
         }
+    }
+
+    /// Several threads at once.
+    fn race(&mut self) {
+        self.note("race".to_owned());
+        self.had_race = true;
+        let numbers = |of: &BTreeMap<&'static str, u64>| -> BTreeMap<&'static str, AtomicU64> {
+            KEYS.into_iter().map(|name| (name, AtomicU64::new(of.get(name).copied().unwrap_or(0)))).collect()
+        };
+        let race = Race {
+            disk: &self.disk,
+            fuse: &self.fuse,
+            keys: &self.story.keys[..4],
+            turns: KEYS.into_iter().map(|name| (name, Mutex::default())).collect(),
+            put: numbers(&self.live.put),
+            dead: numbers(&self.buried),
+            number: AtomicU64::new(self.story.number),
+            said: self.promises.len(),
+            promises: Mutex::default(),
+            now: self.clock.now(),
+            shift: self.first.wrapping_sub(self.before),
+            what: format!("in a race, seed {}", self.story.seed),
+        };
+        let seeds = [self.story.random.next(), self.story.random.next(), self.story.random.next()];
+        std::thread::scope(|scope| {
+            for seed in seeds {
+                let race = &race;
+                scope.spawn(move || race.run(Random(seed)));
+            }
+        });
+        self.story.number = race.number.load(Ordering::SeqCst);
+        let dead: Vec<_> = race.dead.iter().map(|(name, at)| (*name, at.load(Ordering::SeqCst))).collect();
+        let promises = race.promises.into_inner();
+        self.buried.extend(dead);
+        for promise in promises {
+            if let Promise::Put(put) = &promise {
+                self.put.insert(put.name);
+            }
+            self.live.take(&promise);
+            self.promises.push(promise);
+        }
+        self.late.clear();
     }
 
     fn fail(&mut self) {
@@ -473,6 +653,26 @@ impl Life<'_> {
                 _ => self.random().below(most / 8),
             };
             self.put_new(name, bytes);
+        }
+    }
+
+    /// Small groups, at best so many that the next batch writes them anew; and then often a batch that does not fit.
+    fn put_and_flush_each(&mut self) {
+        let small = |disk: &Disk| {
+            let catalog = disk.shared.catalog.read();
+            catalog.groups().filter(|group| group.live > 0).count()
+        };
+        let from = usize::try_from(self.random().below(40)).unwrap();
+        for name in self.story.keys.iter().cycle().skip(from).take(45) {
+            let bytes = self.random().below(600);
+            self.put_new(name, bytes);
+            self.flush();
+            if small(&self.disk) > SMALL_GROUPS_MAX {
+                break;
+            }
+        }
+        if !self.random().is_one_in(3) {
+            self.put_some(40);
         }
     }
 
@@ -566,6 +766,7 @@ impl Life<'_> {
     fn is_lossy(&self, shared: &Shared) -> bool {
         let has_gone = self.fuse.tape().mark("cache.redb", false) != self.bulk;
         self.had_faults
+            || self.had_race
             || shared.counts.evicted.load(Ordering::Relaxed) > 0
             || shared.is_discarded()
             || has_gone

@@ -118,7 +118,7 @@ const MOVED_BYTES_MAX: u64 = 4 << 20;
 
 /// A group smaller than this is a small one; more than so many of them are joined.
 const SMALL_BYTES: u64 = 256 << 10;
-const SMALL_GROUPS_MAX: usize = 32;
+pub(crate) const SMALL_GROUPS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
