@@ -1,9 +1,10 @@
 //! Crashes after random histories: what no one thought of writing down in `disk/crash.rs`.
 //!
 //! A seed makes a story of a few lives of one directory. In each life the tier is opened with small bounds and random
-//! operations are done to it, whose weights are the seed's too, with the disk failing for a while in some; it ends with
-//! a close, a kill, or a power cut. Some of the operations are those of several threads at once. While it runs no get finds anything dead, late, or older than acknowledged; then
-//! crashes after some of its writes are looked at, some of them followed by a kill of the run after them.
+//! operations are done to it, some of them by several threads at once, with weights that are the seed's too; in some the
+//! disk fails for a while. It ends with a close, a kill, or a power cut. While it runs no get finds anything dead, late,
+//! or older than acknowledged; then crashes after some of its writes are looked at, some of them followed by a kill of
+//! the run after them.
 //!
 //! `HIFZ_CRASHES=2000` tells so many stories, from the seed `HIFZ_CRASH_SEED` (0) on; a failure prints its seed and the last
 //! operations. The order of everything is the seed's but for the batches that are written while operations go on.
