@@ -88,7 +88,7 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
 pub(crate) fn extend(path: &Path, limits: &Limits, bytes: u64) -> Result<(), Fault> {
     let inner = FileBackend::new(OpenOptions::new().read(true).write(true).open(path)?);
     let inner = inner.map_err(redb::Error::from)?;
-    let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let file = limits.fuse.mark(&name_of(path), false);
     let backend = Backend { inner, limits: limits.clone(), file };
     if backend.len()? < bytes {
         backend.set_len(bytes)?;
