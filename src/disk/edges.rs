@@ -313,6 +313,23 @@ fn what_is_overwritten_while_another_file_takes_the_place_of_the_one_given_up_do
 }
 
 #[test]
+fn of_a_file_that_is_given_up_nothing_is_shown_any_more() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"value", first, 1000));
+    disk.flush().unwrap();
+    let shown = || {
+        let mut shown = disk.page(0, 10).entries.len();
+        disk.walk(10, &mut |_| shown += 1);
+        shown
+    };
+    assert_eq!(shown(), 2);
+    // The writer has not heard of it yet.
+    disk.shared.begin_discarded();
+    assert_eq!(shown(), 0);
+}
+
+#[test]
 fn what_is_given_up_is_known_until_that_is_durable() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) = open_at(temp.path());

@@ -137,7 +137,7 @@ impl Shared {
     pub(super) fn alive_in(&self, id: u64, heats: &Range<u16>) -> Vec<(u16, Entry)> {
         let catalog = self.catalog.read();
         let Some(group) = catalog.group(id) else { return Vec::new() };
-        let starts = group.starts.clone();
+        let (starts, sum) = (group.starts.clone(), group.directory_sum);
         let is_wanted = |record: &u16| heats.contains(&u16::from(group.heat(*record)));
         let alive: Vec<u16> =
             catalog.live_places(id).into_iter().map(|(record, _)| record).filter(is_wanted).collect();
@@ -157,6 +157,11 @@ impl Shared {
         drop(slot);
         if let Err(fault) = read {
             self.report(fault);
+        }
+        // Of a file that was given up meanwhile nobody knows any more what was removed from it.
+        let is_it = |group: &Group| group.directory_sum == sum;
+        if self.is_discarded() || !self.catalog.read().group(id).is_some_and(is_it) {
+            return Vec::new();
         }
         entries
     }

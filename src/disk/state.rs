@@ -219,9 +219,10 @@ impl Shared {
         *slot = None;
         let bulk = make()?;
         *slot = Some(bulk);
+        // First, so that nobody takes what was in the other one for what is in this one.
+        self.catalog.write().clear();
         self.is_discarded.store(false, Ordering::SeqCst);
         drop(life);
-        self.catalog.write().clear();
         drop(slot);
         let mut marks = self.marks.write();
         let mut queue = self.queue();
