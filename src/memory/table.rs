@@ -149,6 +149,9 @@ impl Table {
         for (at, slot) in (first..).zip(self.slots.get(first..).unwrap_or_default()) {
             match &slot.entry {
                 Some(entry) if slot.hash() == hash => {
+                    // Whoever is to write over it waits for all of its lines at once.
+                    prefetch(entry.address() + 64);
+                    prefetch(entry.address() + 128);
                     if entry.has_key(key) {
                         return Ok(at);
                     }
