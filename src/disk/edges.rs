@@ -313,6 +313,19 @@ fn what_is_overwritten_while_another_file_takes_the_place_of_the_one_given_up_do
 }
 
 #[test]
+fn marks_for_a_file_that_is_no_more_kill_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    // As a run leaves it whose disk failed from the open to the end: the next one begins with the same numbers.
+    let first = 1 << 40;
+    MarkLog::open(temp.path(), Fuse::none()).0.leave(fingerprint(key("a:1")), first + 100).unwrap();
+    let (disk, again) = open_at(temp.path());
+    assert_eq!(again, first);
+    disk.put(&until("a:1", b"value", first + 1, 1000));
+    disk.flush().unwrap();
+    assert!(disk.get(key("a:1")).is_some());
+}
+
+#[test]
 fn of_a_file_that_is_given_up_nothing_is_shown_any_more() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) = open_at(temp.path());

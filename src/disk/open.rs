@@ -32,8 +32,9 @@ pub(super) fn open(dir: &DataDir, options: DiskOptions, clock: Clock, fuse: Fuse
     let shared = Arc::new(Shared::new(dir.clone(), options, limits, clock, log));
     let opened = open_files(&shared);
     let first_sequence = opened.stored.epoch << COUNTER_BITS;
-    let has_bulk = shared.bulk.read().is_some();
-    load_marks(&shared, &opened.stored, if has_bulk { &overwrites } else { &[] });
+    // Those for a file that another has taken the place of are of nothing that is there.
+    let overwrites = if opened.meta.is_some() { overwrites } else { Vec::new() };
+    load_marks(&shared, &opened.stored, &overwrites);
     let (ask, asks) = channel();
     let (store, epoch, found) = (opened.stored.store, opened.stored.epoch, opened.meta);
     let writer = Writer::new(Arc::clone(&shared), ask.clone(), store);
