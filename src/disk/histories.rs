@@ -227,6 +227,7 @@ impl Story {
             promises: Vec::new(),
             live,
             buried: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             put: BTreeSet::new(),
             late: Vec::new(),
             first,
@@ -326,6 +327,8 @@ struct Life<'s> {
     live: Demands,
     /// Deaths that hold in this process, whether they are durable or not.
     buried: BTreeMap<&'static str, u64>,
+    /// Up to which numbers what comes late is forgotten.
+    forgotten: BTreeMap<&'static str, u64>,
     /// What was put in this life.
     put: BTreeSet<&'static str>,
     /// Writes that have begun and are not put yet.
@@ -538,6 +541,7 @@ impl Life<'_> {
                 let (name, number) = (self.name(), self.next());
                 self.disk.forget(KeyRef::parse(name).unwrap(), self.sequence_of(number));
                 self.note(format!("forget {name} {number}"));
+                self.forgotten.insert(name, number);
                 self.say(Promise::Doubted(vec![name]));
             }
             Deed::Delete => self.delete(),
@@ -693,7 +697,8 @@ impl Life<'_> {
         self.disk.put(entry);
         let after = self.disk.status();
         let until = entry.expires_at();
-        let fits = entry.weight() < KEPT_BYTES_MAX;
+        let is_forgotten = self.forgotten.get(name).is_some_and(|below| number < *below);
+        let fits = entry.weight() < KEPT_BYTES_MAX && !is_forgotten;
         let is_kept = fits && (before.dropped, before.refused) == (after.dropped, after.refused);
         let (bytes, until_ms) = (entry.weight(), until.as_millis());
         self.note(format!("put {name} {number} of {bytes} until {until_ms}, kept {is_kept}"));
