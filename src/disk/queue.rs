@@ -275,8 +275,13 @@ impl Queue {
         let batch = std::mem::take(&mut self.writing);
         self.writing_bytes = 0;
         for (fingerprint, op) in batch.as_slice() {
-            // It had room before; what came meanwhile found the bound already counted without it.
-            self.push(*fingerprint, op.clone(), u64::MAX);
+            // The same write with another deadline came later, whatever its number says.
+            let is_moved =
+                self.put_pending(*fingerprint).is_some_and(|moved| op.is_put() && moved == op.sequence());
+            if !is_moved {
+                // It had room before; what came meanwhile found the bound already counted without it.
+                self.push(*fingerprint, op.clone(), u64::MAX);
+            }
         }
         (self.ended, self.is_retrying) = (self.batch, true);
         self.failed = Some((self.batch, reason.to_owned()));
@@ -378,6 +383,17 @@ mod tests {
         queue.give_back("full");
         assert!(matches!(queue.find(1), Some(Op::Remove(3))));
         assert!(queue.find(2).is_none());
+    }
+
+    #[test]
+    fn a_deadline_that_was_moved_while_a_batch_failed_stays_moved() {
+        let mut queue = Queue::default();
+        queue.push(1, put(1, 5), 10_000);
+        queue.take();
+        // Of another length, to tell them apart by.
+        queue.push(1, put(100, 5), 10_000);
+        queue.give_back("full");
+        assert_eq!(queue.find(1).map(Op::bytes), Some(put(100, 5).bytes()));
     }
 
     #[test]
