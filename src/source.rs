@@ -4,12 +4,15 @@
 //! policy of its namespace, lifetimes of its own; that nothing changed since it was last asked; that there is none; or
 //! that it does not know, which is an error. It does not know who asks, nor what is kept of its answer.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::clock::Timestamp;
 use crate::entry::{FORMS_MAX, Form, Forms};
@@ -197,10 +200,54 @@ impl<'a> Ask<'a> {
         self.room.take(bytes)
     }
 
+    /// What work that is not dropped with this load, as on a thread of its own, holds until it ends: the room that
+    /// [`Source::weigh`] has made. A load that takes too long is given up and tried again; the room is neither given to
+    /// others nor held twice meanwhile, since the next attempt waits here for the work of the one before.
+    ///
+    /// ```
+    /// # use hifz::source::{Ask, Loaded, Loading};
+    /// fn load(ask: Ask<'_>) -> Loading<'_> {
+    ///     Box::pin(async move {
+    ///         let held = ask.hold_room().await;
+    ///         let made = blocking::unblock(move || {
+    ///             let _held = held;
+    ///             vec![0; 10_000_000]
+    ///         });
+    ///         Ok(Loaded::new(made.await).into())
+    ///     })
+    /// }
+    /// ```
+    pub async fn hold_room(&self) -> Held {
+        let Some(work) = &self.room.work else { return Held { _turn: None, _gate: None } };
+        // Closed by nobody.
+        let gate = work.gate.clone().acquire_owned().await.ok();
+        Held { _turn: Some(work.turn.clone()), _gate: gate }
+    }
+
     /// What the answer may hold so far.
     pub(crate) fn taken_room(&self) -> u64 {
         self.room.ahead + self.room.taken()
     }
+}
+
+/// From [`Ask::hold_room`]; given back when dropped.
+pub struct Held {
+    // In this order: who waits at the gate finds the room given back, if nobody else needs it.
+    _turn: Option<Arc<dyn Any + Send + Sync>>,
+    _gate: Option<OwnedSemaphorePermit>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
+}
+
+/// What was made room for before a load began.
+struct Work {
+    turn: Arc<dyn Any + Send + Sync>,
+    /// One attempt's work at a time.
+    gate: Arc<Semaphore>,
 }
 
 /// What one load may hold of the bytes that all loads share; given back when dropped.
@@ -209,6 +256,7 @@ pub struct Room {
     bytes_max: u64,
     /// What was made room for before the load began, beside the account.
     ahead: u64,
+    work: Option<Work>,
     /// What this load holds beyond that. Raised by its own task only.
     taken: AtomicU64,
     /// Called when what all loads hold has changed by much.
@@ -223,19 +271,39 @@ impl Room {
         bytes_max: u64,
         changed: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        Self { shared, bytes_max, ahead: 0, taken: AtomicU64::new(0), changed: Some(Box::new(changed)) }
+        Self {
+            shared,
+            bytes_max,
+            ahead: 0,
+            work: None,
+            taken: AtomicU64::new(0),
+            changed: Some(Box::new(changed)),
+        }
     }
 
     /// Room of its own: for tests of sources.
     #[must_use]
     pub fn alone(bytes_max: u64) -> Self {
-        Self { shared: Arc::default(), bytes_max, ahead: 0, taken: AtomicU64::new(0), changed: None }
+        Self {
+            shared: Arc::default(),
+            bytes_max,
+            ahead: 0,
+            work: None,
+            taken: AtomicU64::new(0),
+            changed: None,
+        }
     }
 
-    /// The same, for a load that `bytes` were made room for before it began.
-    pub(crate) fn ahead(mut self, bytes: u64) -> Self {
+    /// The same, for a load that `bytes` were made room for before it began, which `turn` holds.
+    pub(crate) fn ahead(mut self, bytes: u64, turn: Arc<dyn Any + Send + Sync>) -> Self {
         self.ahead = bytes;
+        self.work = Some(Work { turn, gate: Arc::new(Semaphore::new(1)) });
         self
+    }
+
+    /// What was made room for before is held by the work that goes on alone from now on.
+    pub(crate) fn end_work(&mut self) {
+        self.work = None;
     }
 
     /// What this load holds on the account.
@@ -334,7 +402,8 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// About how many bytes the answer to a load of `key` will have, for a source that can tell before it reads them;
     /// 0, the default, where that is little or not known. So much and what is made of it is made room for before the load
     /// begins: it waits until other large loads have ended, and is turned away as [`ErrorKind::Busy`] where that takes
-    /// too long.
+    /// too long. A load whose weight is not told within the time an attempt has is given up; any other error says
+    /// nothing. Work that cannot be dropped holds the room by [`Ask::hold_room`].
     fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
         let _ = key;
         Box::pin(std::future::ready(Ok(0)))

@@ -287,7 +287,13 @@ impl Source for BookmarksOf {
             if !is_own {
                 return Ok(Load::Absent);
             }
-            let (body, modified_at) = blocking::unblock(move || own.bookmarks.shown(&own.user.id)).await?;
+            // A list is megabytes at its largest, and reading one cannot be broken off.
+            let held = ask.hold_room().await;
+            let reading = blocking::unblock(move || {
+                let _held = held;
+                own.bookmarks.shown(&own.user.id)
+            });
+            let (body, modified_at) = reading.await?;
             let loaded = Loaded::new(body).content_type("application/json");
             let tag = Content::Bookmarks(self.user.hash).tag();
             Ok(loaded.modified_at(modified_at).tag(tag).into())

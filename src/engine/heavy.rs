@@ -91,10 +91,16 @@ pub(super) async fn room(
     let weighing = AssertUnwindSafe(source.weigh(key)).catch_unwind();
     let too_slow = async {
         state.timer.sleep(policy.timeout).await;
-        Ok(Ok(0))
+        let message = format!("the source did not say within {:?} how much it has", policy.timeout);
+        Ok(Err(Error::new(ErrorKind::SourceTimedOut, message)))
     };
-    // A source that cannot say it says nothing; the load itself will tell what is wrong.
-    let Ok(Ok(bytes)) = or(weighing, too_slow).await else { return Ok(None) };
+    let bytes = match or(weighing, too_slow).await {
+        Ok(Ok(bytes)) => bytes,
+        // Not without room for it: it may be large, and the machine is busy.
+        Ok(Err(error)) if error.kind() == ErrorKind::SourceTimedOut => return Err(error),
+        // A source that cannot say it says nothing; the load itself will tell what is wrong.
+        Ok(Err(_)) | Err(_) => return Ok(None),
+    };
     if bytes == 0 {
         return Ok(None);
     }

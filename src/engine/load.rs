@@ -21,7 +21,7 @@ use crate::sync::AtomicU64;
 use super::Cache;
 use super::events::Event;
 use super::flight::{Flight, Landed, Landing, Waiting};
-use super::heavy::{self, Remains, Turn};
+use super::heavy::{self, Remains};
 use super::outcome::{Outcome, is_failure};
 use super::policy::Policy;
 use super::read::{Asking, keep_promoted};
@@ -64,12 +64,15 @@ async fn look_and_ask(state: &Arc<State>, source: &dyn Source, flight: &Flight) 
 
 async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Option<Entry>) -> Landing {
     let (key, policy) = (flight.key(), state.policy(flight.key().namespace()));
-    // Held until the answer is an entry.
-    let turn = heavy::room(state, source, &policy, key).await?;
+    // Held until the answer is an entry, and by what a source goes on with after it was given up.
+    let turn = heavy::room(state, source, &policy, key).await?.map(Arc::new);
     let sequence = state.next_sequence();
     let own = state.clone();
-    let room = Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside())
-        .ahead(turn.as_ref().map_or(0, Turn::bytes));
+    let mut room =
+        Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside());
+    if let Some(turn) = &turn {
+        room = room.ahead(turn.bytes(), turn.clone());
+    }
     let mut ask = Ask::new(key, &room);
     if let Some(held) = &held {
         ask.validator = Terms::of(held).validator;
@@ -78,6 +81,7 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
     }
     let loading = Loading { state, flight, policy: &policy, sequence };
     let load = retry::ask(state, source, &policy, ask).await?;
+    room.end_work();
     let landed = match load {
         Load::Value(loaded) => loading.keep(loaded, held.as_ref())?,
         Load::NotModified => loading.renew(held.as_ref())?,
@@ -85,7 +89,10 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
     };
     // Whoever gets the entry may hold it longer than the cache does.
     let kept = landed.entry.as_ref().map_or(0, Entry::weight) as u64;
-    let turn = turn.map(|turn| Arc::new(turn.down_to(kept)) as Remains);
+    let turn = turn.map(|turn| match Arc::try_unwrap(turn) {
+        Ok(turn) => Arc::new(turn.down_to(kept)) as Remains,
+        Err(held) => held as Remains,
+    });
     Ok(Landed { turn, ..landed })
 }
 

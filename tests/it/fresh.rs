@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use hifz::clock::{Clock, Timestamp, monotonic_now};
-use hifz::source::{Ask, Load, Loaded, Loading, Source};
+use hifz::source::{Ask, Held, Load, Loaded, Loading, Source, Weighing};
 use hifz::{
     Answer, Breaker, Cache, DataDir, Error, ErrorKind, Event, Key, KeyRef, Namespace, Outcome, Policy, Result,
 };
@@ -356,6 +356,46 @@ fn loads_are_bounded_in_number_and_the_rest_wait_their_turn() {
         }
         assert!(most <= 2, "{most}");
     });
+}
+
+/// Says what it will need, and goes on with its work after it was given up, as a thread does.
+#[derive(Debug, Default)]
+struct Busy {
+    attempts: AtomicU64,
+    at_work: Mutex<Vec<Held>>,
+}
+
+impl Source for Busy {
+    fn weigh<'l>(&'l self, _: KeyRef<'l>) -> Weighing<'l> {
+        Box::pin(async { Ok(1 << 20) })
+    }
+
+    fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
+        Box::pin(async move {
+            self.attempts.fetch_add(1, Ordering::SeqCst);
+            let held = ask.hold_room().await;
+            self.at_work.lock().unwrap().push(held);
+            std::future::pending().await
+        })
+    }
+}
+
+#[test]
+fn work_that_goes_on_after_its_load_was_given_up_keeps_its_room_and_is_not_begun_twice() {
+    let policy = Policy::default().timeout(Duration::from_millis(20)).attempts(3);
+    let cache = Cache::builder()
+        .memory(16 << 20)
+        .policy(&Namespace::parse("n").unwrap(), policy.backoff(Duration::from_millis(1)))
+        .open()
+        .unwrap();
+    let source = Arc::new(Busy::default());
+    let error = block_on(cache.get_or_load(key(N1), &source)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::SourceTimedOut);
+    assert!(source.attempts.load(Ordering::SeqCst) > 1);
+    assert_eq!(source.at_work.lock().unwrap().len(), 1, "the others waited for the first");
+    assert!(cache.stats().memory_withheld_bytes > 0);
+    source.at_work.lock().unwrap().clear();
+    assert_eq!(cache.stats().memory_withheld_bytes, 0);
 }
 
 /// Takes room for this many bytes, then waits until it is let go.

@@ -44,7 +44,12 @@ impl<S: Source> Source for Coded<S> {
                 // Later the body is no longer the one that its source can judge.
                 self.source.validate(key, &loaded)?;
             }
-            blocking::unblock(move || with_forms(loaded, is_compressed_only)).await.map(Load::Value)
+            let held = ask.hold_room().await;
+            let coding = blocking::unblock(move || {
+                let _held = held;
+                with_forms(loaded, is_compressed_only)
+            });
+            coding.await.map(Load::Value)
         })
     }
 
