@@ -202,7 +202,8 @@ impl<'a> Ask<'a> {
 
     /// What work that is not dropped with this load, as on a thread of its own, holds until it ends: the room that
     /// [`Source::weigh`] has made. A load that takes too long is given up and tried again; the room is neither given to
-    /// others nor held twice meanwhile, since the next attempt waits here for the work of the one before.
+    /// others nor held twice meanwhile, since the next attempt waits here for the work of the one before. Whoever asks a
+    /// second time while holding it waits for itself.
     ///
     /// ```
     /// # use hifz::source::{Ask, Loaded, Loading};

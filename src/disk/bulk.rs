@@ -327,7 +327,9 @@ pub(crate) fn grown_bytes(
     let moved_bytes = (stored_bytes / 4).min(BATCH_ROOM_BYTES / 2);
     let needed_bytes = stored_bytes / 8 * 9 + 3 * incoming_bytes + moved_bytes + FILE_BYTES_MIN;
     let bytes_max = file_bytes_max.min(GROWN_BYTES_MAX) / PAGE_BYTES * PAGE_BYTES;
-    if needed_bytes <= file_bytes || bytes_max <= file_bytes {
+    // Doubling costs a small file little, and redb gives back at once what is half free.
+    let is_small = needed_bytes < SMALL_FILE_BYTES && 2 * needed_bytes <= bytes_max;
+    if is_small || needed_bytes <= file_bytes || bytes_max <= file_bytes {
         return None;
     }
     let next_bytes = needed_bytes.max(file_bytes + (file_bytes / 8).max(FILE_BYTES_MIN));
@@ -403,5 +405,8 @@ const BATCH_ROOM_BYTES: u64 = 16 << 20;
 /// It grows by so much at least.
 const FILE_BYTES_MIN: u64 = 1 << 20;
 
-/// So large a file can be made at will; beyond the first region of 4 GiB redb doubles it.
+/// What stays smaller is left to redb.
+const SMALL_FILE_BYTES: u64 = 8 << 20;
+
+/// So large a file can be made at will; beyond the first region of 4 GiB it is redb that makes it larger.
 const GROWN_BYTES_MAX: u64 = 4 << 30;

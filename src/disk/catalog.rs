@@ -115,7 +115,7 @@ impl Catalog {
         self.knowledge = Knowledge::Whole;
     }
 
-    /// There is no file to know anything rows.
+    /// There is no file to know anything of.
     pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::backend::Fuse;
 use super::batch::Plan;
-use super::bulk::Meta;
+use super::bulk::{Meta, grown_bytes};
 use super::catalog::Look;
 use super::intake::Arrived;
 use super::kit::{self, NOW, delete, key, killed_copy};
@@ -522,6 +522,24 @@ fn the_file_is_not_much_larger_than_what_lives_after_churn_a_stop_and_a_start_th
     disk.flush().unwrap();
     let status = disk.status();
     assert!(status.file_bytes <= status.live_bytes / 10 * 17 + (2 << 20), "redb would double it: {status:?}");
+}
+
+#[test]
+fn a_file_is_grown_by_what_is_needed_an_eighth_at_least_and_within_its_bound() {
+    const MIB: u64 = 1 << 20;
+    for (max, file, stored, incoming, grown) in [
+        (2000 * MIB, 100 * MIB, 50 * MIB, MIB, None),
+        (2000 * MIB, 100 * MIB, 90 * MIB, MIB, Some(113 * MIB + MIB / 4)),
+        (2000 * MIB, 80 * MIB, 80 * MIB, 8 * MIB, Some(123 * MIB)),
+        (110 * MIB, 100 * MIB, 90 * MIB, MIB, Some(110 * MIB)),
+        (100 * MIB, 100 * MIB, 90 * MIB, MIB, None),
+        // redb doubles small ones, and those beyond its first region are its own.
+        (2000 * MIB, MIB, MIB, MIB, None),
+        (8 * MIB, 4 * MIB, 3 * MIB, MIB, Some(8 * MIB)),
+        (u64::MAX, 4096 * MIB, 4000 * MIB, MIB, None),
+    ] {
+        assert_eq!(grown_bytes(max, file, stored, incoming), grown, "{max} {file} {stored} {incoming}");
+    }
 }
 
 #[test]

@@ -190,7 +190,8 @@ impl Disk {
         // writer comes: filing here means filing all that has arrived.
         let is_new = !is_known && kept == Kept::IfItFits && entry.weight() <= FOLLOWING_BYTES_MAX;
         if is_new && queue.follow(entry, bytes_max) {
-            return self.put_waits(fingerprint, queue, before_bytes);
+            self.put_waits(fingerprint, queue, before_bytes);
+            return shared.wait_discarded();
         }
         // A put that waits has left its own mark, for whatever is older than it: not for the same write with another
         // deadline, which is what it may have moved.
@@ -221,7 +222,12 @@ impl Disk {
             Some(log) => log.check(),
             None => Ok(()),
         };
-        if let Err(error) = marked {
+        if shared.is_discarded() {
+            shared.wait_discarded();
+            if is_too_much {
+                shared.forget_removals();
+            }
+        } else if let Err(error) = marked {
             // The older record could come back after a kill: better that none does.
             tracing::warn!(%error, "an overwrite could not be marked: the cache file is given up");
             self.give_up();

@@ -263,7 +263,15 @@ impl Shared {
         self.is_discarded.load(Ordering::SeqCst)
     }
 
-    /// Makes the next read find nothing; for a bulk that was never opened.
+    /// Waits until the name of a bulk that is given up is gone, if it is: before that a kill would bring back what no
+    /// mark is left for any more.
+    pub(crate) fn wait_discarded(&self) {
+        if self.is_discarded() {
+            drop(self.life.lock());
+        }
+    }
+
+    /// Makes the next read find nothing, before the file is moved away.
     pub(crate) fn begin_discarded(&self) {
         self.is_discarded.store(true, Ordering::SeqCst);
     }

@@ -166,14 +166,14 @@ impl Writer {
         }
         let budget_bytes = self.budget_bytes();
         let bytes = ops.as_slice().iter().map(|(_, op)| op.bytes()).sum();
-        if !ops.is_empty() {
-            self.grow(bytes)?;
-        }
         self.make_room(&Chunk { batch: ops, ops: &[], bytes }, budget_bytes)?;
         let mut rest = ops.as_slice();
         loop {
             let chunk = Chunk::of(ops, rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
             rest = &rest[chunk.ops.len()..];
+            if !chunk.ops.is_empty() || self.is_short {
+                self.grow(chunk.bytes)?;
+            }
             self.write(&chunk, budget_bytes, turn)?;
             if rest.is_empty() {
                 break;
@@ -425,7 +425,8 @@ impl Writer {
         is_large && has_room && live_bytes <= COMPACT_BYTES_MAX
     }
 
-    /// The rows fit but their pages did not: let it grow, or else make room in steps, and when that does not help, start again.
+    /// The rows fit but their pages did not: let the file grow, or else make room in steps, and when that does not help,
+    /// start again.
     fn squeeze(&mut self) {
         let (file_bytes, bytes_max) = (self.file_bytes(), self.shared.limits.file_bytes_max.bytes());
         if bulk::grown_bytes(bytes_max, file_bytes, file_bytes, 0).is_some() {

@@ -91,6 +91,7 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
     let kept = landed.entry.as_ref().map_or(0, Entry::weight) as u64;
     let turn = turn.map(|turn| match Arc::try_unwrap(turn) {
         Ok(turn) => Arc::new(turn.down_to(kept)) as Remains,
+        // Some work of the source still holds all of it.
         Err(held) => held as Remains,
     });
     Ok(Landed { turn, ..landed })
