@@ -215,7 +215,7 @@ impl Entry {
         self.0.same(&other.0)
     }
 
-    /// Has two entries change places in memory, where both are small, weigh the same and are held by nobody else; says
+    /// Has two entries change places in memory, where both are small, of one size class and held by nobody else; says
     /// whether they did. Each then is what the other was.
     pub(crate) fn swap_contents(&mut self, other: &mut Self) -> bool {
         self.0.swap_contents(&mut other.0)
