@@ -63,6 +63,8 @@ enum Inner {
         started_coarse_ms: u64,
         /// How far the timeline was pushed ahead of the monotonic clock, in ms. Only [`Clock::observe_wall`] raises it.
         pushed_ms: AtomicU64,
+        /// The second of the wall clock that was last met, and when on the timeline; see [`Noted`].
+        noted: AtomicU64,
     },
     Manual(AtomicU64),
 }
@@ -77,6 +79,7 @@ impl Clock {
             started: monotonic_now(),
             started_at: wall_now(),
             pushed_ms: AtomicU64::new(0),
+            noted: AtomicU64::new(0),
         }))
     }
 
@@ -115,13 +118,53 @@ impl Clock {
     /// for the tick that the start fell into.
     pub const COARSE_LAG_MAX: Duration = Duration::from_millis(3 * COARSE_TICK_MS);
 
+    /// A span of a few seconds in which the present lies, for half of the price of [`Clock::now_coarse`]: enough to tell
+    /// that something is far from its deadline.
+    ///
+    /// It asks for the second of the wall clock alone, which the kernel keeps in memory that every process reads, and
+    /// looks at the other clocks once in each. A wall clock set back ends the second, or repeats it once; what sets it
+    /// back to the very second in which somebody asked last is noticed by [`Clock::observe_wall`].
+    #[must_use]
+    #[inline]
+    pub fn span(&self) -> Span {
+        match &*self.0 {
+            Inner::System { noted, .. } => {
+                let second = wall_second();
+                Noted(noted.load(Ordering::Relaxed)).span_of(second).unwrap_or_else(|| self.note_second())
+            }
+            Inner::Manual(_) => Span::at(self.now()),
+        }
+    }
+
+    /// Notes that a second of the wall clock has begun, by now at the latest.
+    #[cold]
+    fn note_second(&self) -> Span {
+        let Inner::System { pushed_ms, noted, .. } = &*self.0 else { return Span::at(self.now()) };
+        self.observe_wall();
+        let second = wall_second();
+        let (pushed, now) = (pushed_ms.load(Ordering::SeqCst), self.now());
+        // Not in the second read before: what was noted then would be taken for what is now.
+        if wall_second() == second {
+            noted.store(Noted::new(second, now).0, Ordering::SeqCst);
+        }
+        // Whoever pushed the timeline meanwhile has forgotten what was noted perhaps before it was.
+        if pushed_ms.load(Ordering::SeqCst) != pushed {
+            noted.store(0, Ordering::SeqCst);
+        }
+        Span::at(now)
+    }
+
     /// Looks at the wall clock and pushes the timeline forward if that is ahead of it; for whoever ticks regularly.
     pub fn observe_wall(&self) {
-        if let Inner::System { pushed_ms, .. } = &*self.0 {
-            let ahead = wall_now().since(self.now());
+        if let Inner::System { pushed_ms, noted, .. } = &*self.0 {
+            let (wall, now) = (wall_now(), self.now());
+            let ahead = wall.since(now);
             if ahead > WALL_AHEAD_MAX {
                 let ahead_ms = u64::try_from(ahead.as_millis()).unwrap_or(u64::MAX);
-                pushed_ms.fetch_add(ahead_ms, Ordering::Relaxed);
+                pushed_ms.fetch_add(ahead_ms, Ordering::SeqCst);
+                noted.store(0, Ordering::SeqCst);
+            } else if Noted(noted.load(Ordering::Relaxed)).is_over(now) {
+                noted.store(0, Ordering::Relaxed);
             }
         }
     }
@@ -132,6 +175,46 @@ impl Clock {
             let by_ms = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
             millis.fetch_add(by_ms, Ordering::Relaxed);
         }
+    }
+}
+
+/// A span of time in which the present lies, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Not before this.
+    pub from: Timestamp,
+    /// Not after this.
+    pub to: Timestamp,
+}
+
+impl Span {
+    fn at(now: Timestamp) -> Self {
+        Self { from: now, to: now }
+    }
+}
+
+/// A second of the wall clock, since the Unix epoch, in the high half; in the low half where on the timeline it was met,
+/// in ms after the second would begin if timeline and wall clock were one, plus half the range. 0 for none.
+#[derive(Clone, Copy)]
+struct Noted(u64);
+
+impl Noted {
+    fn new(second: u64, met_at: Timestamp) -> Self {
+        let offset = met_at.0.wrapping_sub(second * 1000).wrapping_add(OFFSET_ZERO);
+        // A wall clock set back by weeks: nothing is noted, and every question costs what the coarse clock does.
+        if offset > LOW_HALF { Self(0) } else { Self(second << 32 | offset) }
+    }
+
+    #[inline]
+    fn span_of(self, second: u64) -> Option<Span> {
+        (self.0 >> 32 == second & LOW_HALF).then(|| {
+            let from = (second * 1000).wrapping_add(self.0 & LOW_HALF).wrapping_sub(OFFSET_ZERO);
+            Span { from: Timestamp(from), to: Timestamp(from + SECOND_MAX_MS) }
+        })
+    }
+
+    fn is_over(self, now: Timestamp) -> bool {
+        self.span_of(self.0 >> 32).is_some_and(|span| span.to < now)
     }
 }
 
@@ -160,6 +243,26 @@ fn monotonic_coarse_ms() -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
+/// The second of the wall clock as the kernel's last tick left it; a load from memory where the system offers `time` as
+/// that.
+#[inline]
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "no crate has C's time, which costs half of the cheapest other clock")]
+fn wall_second() -> u64 {
+    use std::ffi::c_long;
+    unsafe extern "C" {
+        fn time(out: *mut c_long) -> c_long;
+    }
+    // SAFETY: C's `time` writes nothing where it is given no place to.
+    let second = unsafe { time(std::ptr::null_mut()) };
+    u64::try_from(second).unwrap_or(0)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn wall_second() -> u64 {
+    wall_now().as_secs()
+}
+
 #[cfg(not(target_os = "linux"))]
 fn monotonic_coarse_ms() -> u64 {
     static FIRST: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
@@ -181,6 +284,15 @@ fn wall_now() -> Timestamp {
 
 /// The longest tick a Linux kernel is built with (100 Hz).
 const COARSE_TICK_MS: u64 = 10;
+
+const LOW_HALF: u64 = u32::MAX as u64;
+
+/// The offset of a second met when it would begin.
+const OFFSET_ZERO: u64 = 1 << 31;
+
+/// The longest that one second of the wall clock takes: it may be set back within it once, be slewed by a tenth, and be
+/// seen two ticks late.
+const SECOND_MAX_MS: u64 = 2_250;
 
 /// A wall clock this little ahead is ordinary slewing, not a jump.
 const WALL_AHEAD_MAX: Duration = Duration::from_secs(1);
@@ -213,5 +325,45 @@ mod tests {
         }
         let manual = Clock::manual(Timestamp::from_millis(7));
         assert_eq!(manual.now_coarse(), manual.now());
+    }
+
+    #[test]
+    fn the_present_lies_in_the_span_told() {
+        let clock = Clock::system();
+        let ends_at = clock.now().after(Duration::from_millis(1200));
+        while clock.now() < ends_at {
+            let before = clock.now();
+            let span = clock.span();
+            assert!(span.from <= clock.now() && before <= span.to, "{span:?} at {before:?}");
+        }
+        let manual = Clock::manual(Timestamp::from_millis(7));
+        assert_eq!(manual.span(), Span::at(manual.now()));
+    }
+
+    #[test]
+    fn what_is_noted_of_a_second_tells_of_no_other() {
+        let (second, met_at) = (1_700_000_000, Timestamp(1_700_000_000_900));
+        for met_at in [met_at, met_at.after(Duration::from_hours(24)), Timestamp(met_at.0 - 86_400_000)] {
+            let noted = Noted::new(second, met_at);
+            let span = noted.span_of(second).unwrap();
+            assert_eq!((span.from, span.to), (met_at, met_at.after(Duration::from_millis(SECOND_MAX_MS))));
+            assert_eq!(noted.span_of(second + 1), None);
+            assert_eq!(noted.span_of(second - 1), None);
+            assert!(!noted.is_over(span.to) && noted.is_over(span.to.after(Duration::from_millis(1))));
+        }
+        let far = Noted::new(second, met_at.after(Duration::from_hours(60 * 24)));
+        assert_eq!(far.span_of(second), None, "a wall clock set back by two months");
+        assert_eq!(Noted(0).span_of(second), None);
+    }
+
+    #[test]
+    fn a_second_that_the_wall_clock_repeats_is_noticed() {
+        let clock = Clock::system();
+        let Inner::System { noted, .. } = &*clock.0 else { unreachable!() };
+        let old = Noted::new(wall_second(), Timestamp(clock.now().0 - SECOND_MAX_MS - 1));
+        noted.store(old.0, Ordering::Relaxed);
+        clock.observe_wall();
+        assert_eq!(noted.load(Ordering::Relaxed), 0);
+        assert!(clock.span().to >= clock.now());
     }
 }

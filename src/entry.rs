@@ -15,7 +15,7 @@ use bincode::{BorrowDecode, Encode};
 use bytes::Bytes;
 
 use self::block::{Block, Meta};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Span, Timestamp};
 use crate::codec;
 use crate::error::Result;
 use crate::key::{DEFAULT_NAMESPACE, KeyRef};
@@ -171,13 +171,21 @@ impl Entry {
     /// As [`Entry::is_fresh`] at the present of `clock`, exactly, but asking for the exact time only near a deadline.
     #[must_use]
     pub fn is_fresh_by(&self, clock: &Clock) -> bool {
-        self.is_fresh_since(clock.now_coarse(), clock)
+        self.is_fresh_within(clock.span(), clock)
     }
 
-    /// As [`Entry::is_fresh_by`], for whoever has just read the coarse time of `clock`.
+    /// As [`Entry::is_fresh_by`], for whoever has just read the span of `clock`.
     #[must_use]
     #[inline]
-    pub fn is_fresh_since(&self, about: Timestamp, clock: &Clock) -> bool {
+    pub fn is_fresh_within(&self, span: Span, clock: &Clock) -> bool {
+        let is_clear = self.stored_at() <= span.from && span.to < self.expires_at();
+        is_clear || self.is_fresh_now(clock)
+    }
+
+    /// Young, or near its deadline.
+    #[cold]
+    fn is_fresh_now(&self, clock: &Clock) -> bool {
+        let about = clock.now_coarse();
         let is_clear = self.stored_at() <= about && about.after(Clock::COARSE_LAG_MAX) < self.expires_at();
         is_clear || self.is_fresh(clock.now())
     }

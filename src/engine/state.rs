@@ -165,11 +165,11 @@ impl State {
     /// What memory holds under `key`, if it may be served now, or why there is nothing.
     #[inline]
     pub(super) fn find(&self, key: KeyRef<'_>) -> Result<Entry, MissReason> {
-        let (entry, about) = self.memory.get_and_time(key).ok_or(MissReason::Absent)?;
+        let (entry, span) = self.memory.get_and_span(key).ok_or(MissReason::Absent)?;
         if !self.generations.is_alive(&entry) {
             return Err(MissReason::Invalidated);
         }
-        if entry.is_fresh_since(about, &self.clock) { Ok(entry) } else { Err(MissReason::Expired) }
+        if entry.is_fresh_within(span, &self.clock) { Ok(entry) } else { Err(MissReason::Expired) }
     }
 
     /// Counts an answer with this entry, and how long it took if it was timed.

@@ -48,7 +48,7 @@ pub use self::scan::{Cursor, Scanned, Verdict};
 use self::shard::Tally;
 pub use self::state::Insertion;
 use self::state::State;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Span, Timestamp};
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::KeyRef;
@@ -136,12 +136,12 @@ impl Memory {
         self.0.get(key, |_| ()).map(|(entry, ())| entry)
     }
 
-    /// As [`Memory::get`], with the coarse time of the tier's clock for [`Entry::is_fresh_since`]: it is read while the
-    /// processor waits for the index, where it costs nothing.
+    /// As [`Memory::get`], with the span of the tier's clock for [`Entry::is_fresh_within`]: it is read while the
+    /// processor waits for the index, where it costs least.
     #[must_use]
     #[inline]
-    pub fn get_and_time(&self, key: KeyRef<'_>) -> Option<(Entry, Timestamp)> {
-        self.0.get(key, Clock::now_coarse)
+    pub fn get_and_span(&self, key: KeyRef<'_>) -> Option<(Entry, Span)> {
+        self.0.get(key, Clock::span)
     }
 
     /// Brings what stands under `keys` nearer to the processor, for whoever is about to ask for many at once. Changes

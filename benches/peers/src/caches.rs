@@ -68,8 +68,8 @@ impl Hifz {
 
 impl Cache for Hifz {
     fn get(&self, key: KeyRef<'_>) -> Option<u8> {
-        let (entry, about) = self.memory.get_and_time(key)?;
-        if entry.is_fresh_since(about, &self.clock) { Some(entry.body()[0]) } else { None }
+        let (entry, span) = self.memory.get_and_span(key)?;
+        if entry.is_fresh_within(span, &self.clock) { Some(entry.body()[0]) } else { None }
     }
 
     fn insert(&self, key: KeyRef<'_>, value: &[u8]) {
