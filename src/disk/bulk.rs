@@ -307,12 +307,7 @@ pub(crate) fn budget_bytes(file_bytes_max: u64, file_bytes: u64) -> u64 {
         // It is going to be compacted, and redb closes a file without free pages by doubling it for a moment.
         return file_bytes_max / 16 * 7;
     }
-    let mut step = file_bytes.max(GROWN_BYTES_MAX);
-    while step.saturating_mul(2).saturating_add(step / 64 + FILE_HEADER_BYTES) <= file_bytes_max {
-        step *= 2;
-    }
-    let file_bytes = step.min(file_bytes_max);
-    file_bytes / 4 * 3 - (file_bytes / 5).min(BATCH_ROOM_BYTES)
+    file_bytes_max / 4 * 3 - (file_bytes_max / 5).min(BATCH_ROOM_BYTES)
 }
 
 /// To how much a file of `file_bytes` should be grown before `incoming_bytes` are written to the `stored_bytes` in it;
@@ -326,7 +321,7 @@ pub(crate) fn grown_bytes(
     // What a batch replaces becomes free with the next but one, and some is written anew beside it.
     let moved_bytes = (stored_bytes / 4).min(BATCH_ROOM_BYTES / 2);
     let needed_bytes = stored_bytes / 8 * 9 + 3 * incoming_bytes + moved_bytes + FILE_BYTES_MIN;
-    let bytes_max = file_bytes_max.min(GROWN_BYTES_MAX) / PAGE_BYTES * PAGE_BYTES;
+    let bytes_max = file_bytes_max / PAGE_BYTES * PAGE_BYTES;
     // Doubling costs a small file little, and redb gives back at once what is half free.
     let is_small = needed_bytes < SMALL_FILE_BYTES && 2 * needed_bytes <= bytes_max;
     if is_small || needed_bytes <= file_bytes || bytes_max <= file_bytes {
@@ -396,9 +391,6 @@ const PAGE_BYTES: u64 = 4096;
 /// What a full piece takes.
 const PIECE_PAGES_BYTES: u64 = 16 * PAGE_BYTES;
 
-/// What the file holds beside its pages, at most.
-const FILE_HEADER_BYTES: u64 = 300 << 10;
-
 /// A batch replaces pages that are free only once the next one is durable: in a small file that is much of it.
 const BATCH_ROOM_BYTES: u64 = 16 << 20;
 
@@ -407,6 +399,3 @@ const FILE_BYTES_MIN: u64 = 1 << 20;
 
 /// What stays smaller is left to redb.
 const SMALL_FILE_BYTES: u64 = 8 << 20;
-
-/// So large a file can be made at will; beyond the first region of 4 GiB it is redb that makes it larger.
-const GROWN_BYTES_MAX: u64 = 4 << 30;

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::backend::Fuse;
+use super::backend::{Ceiling, Fuse, Limits};
 use super::batch::Plan;
-use super::bulk::{Meta, grown_bytes};
+use super::bulk::{Batch, Bulk, Meta, grown_bytes};
 use super::catalog::Look;
 use super::intake::Arrived;
 use super::kit::{self, NOW, delete, key, killed_copy};
@@ -533,10 +533,10 @@ fn a_file_is_grown_by_what_is_needed_an_eighth_at_least_and_within_its_bound() {
         (2000 * MIB, 80 * MIB, 80 * MIB, 8 * MIB, Some(123 * MIB)),
         (110 * MIB, 100 * MIB, 90 * MIB, MIB, Some(110 * MIB)),
         (100 * MIB, 100 * MIB, 90 * MIB, MIB, None),
-        // redb doubles small ones, and those beyond its first region are its own.
+        // redb doubles small ones.
         (2000 * MIB, MIB, MIB, MIB, None),
         (8 * MIB, 4 * MIB, 3 * MIB, MIB, Some(8 * MIB)),
-        (u64::MAX, 4096 * MIB, 4000 * MIB, MIB, None),
+        (u64::MAX, 4096 * MIB, 4000 * MIB, MIB, Some(4608 * MIB)),
     ] {
         assert_eq!(grown_bytes(max, file, stored, incoming), grown, "{max} {file} {stored} {incoming}");
     }
@@ -557,6 +557,31 @@ fn a_bound_that_is_no_doubling_of_a_small_file_is_made_use_of() {
         disk.flush().unwrap();
         let status = disk.status();
         assert!(status.evicted == 0 && status.file_bytes <= bytes_max, "{bytes_max}: {status:?}");
+    }
+}
+
+/// redb lays a file out in regions of 4 GiB and adds whole ones by itself.
+#[test]
+fn a_file_is_grown_beyond_four_gigabytes_to_any_number_of_pages() {
+    const PAGE: u64 = 4096;
+    const REGION: u64 = 4 << 30;
+    let temp = tempfile::tempdir().unwrap();
+    let (path, limits) = (
+        temp.path().join("cache.redb"),
+        Limits { file_bytes_max: Ceiling::new(u64::MAX), page_cache_bytes: 1 << 20, fuse: Fuse::none() },
+    );
+    let mut bulk = Bulk::create(&path, &limits, 7).unwrap();
+    let mut meta = Meta { store: 7, ..Meta::default() };
+    // The file is full of holes and takes next to nothing. A region ends one page after a multiple of its size.
+    for bytes in [REGION - PAGE, REGION, REGION + PAGE, REGION + 2 * PAGE, 2 * REGION + 77 * PAGE, 5 * REGION]
+    {
+        let (grown, found) = bulk.grow(&path, &limits, bytes).unwrap();
+        assert_eq!((found, std::fs::metadata(&path).unwrap().len()), (meta, bytes));
+        meta.commit += 1;
+        grown.commit(&Batch::default(), &meta).unwrap();
+        // Which gives back what is half free.
+        assert!(std::fs::metadata(&path).unwrap().len() <= bytes);
+        bulk = grown;
     }
 }
 

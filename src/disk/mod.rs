@@ -33,9 +33,10 @@
 //! directory stands, dead or alive. Hence the one rule of removal: **the transaction that removes a group also writes
 //! the notes of every group that has dead records not noted yet.** What an operation buries is noted at once.
 //!
-//! redb doubles a file that is full. So that the file is not much larger than what is in it, and any bound can be made
-//! use of, the writer closes it before that, extends it by what is needed, at least an eighth, fsyncs it, and opens it
-//! again: redb takes what was added as free pages. A crash between these steps leaves a file that is whole.
+//! redb doubles a file that is full, and adds 4 GiB to one of that size. So that the file is not much larger than what
+//! is in it, and any bound can be made use of, the writer closes it before that, extends it by what is needed, at least
+//! an eighth, fsyncs it, and opens it again: redb takes what was added as free pages. A crash between these steps leaves
+//! a file that is whole.
 //!
 //! # The order of things
 //! Every entry has one number, its sequence; so has every delete and invalidation. The upper 24 bits are the epoch,
