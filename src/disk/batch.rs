@@ -1,8 +1,8 @@
 //! One batch: operations and tidying turned into rows, and what follows for the catalog once they are durable.
 //!
 //! New groups get ids in the order in which their records may shadow each other: what is written anew first, what is
-//! new after it. What an operation buries is noted in the same transaction; what is merely superseded is noted with the
-//! next removal, because until then the newer record itself shadows the older one.
+//! new after it. What an operation buries is noted in the same transaction, and so is what has expired; what is merely
+//! superseded is noted with the next removal, because until then the newer record itself shadows the older one.
 
 use super::backend::Fault;
 use super::bulk::{self, Batch, Bulk, Gone, Meta};
@@ -23,8 +23,10 @@ pub(crate) struct Plan<'p> {
     packer: Packer,
     pub(crate) batch: Batch,
     pub(crate) meta: Meta,
-    /// Groups in which an operation buried something.
+    /// Groups in which an operation buried something, or something has expired.
     touched: Vec<u64>,
+    /// What has expired, by key and place.
+    forgotten: Vec<(u64, u32)>,
     /// The records of groups that go although some of them were alive.
     lines_gone: Vec<(u64, Vec<Line>)>,
     pub(crate) evicted: u64,
@@ -41,6 +43,7 @@ impl<'p> Plan<'p> {
             batch: Batch::default(),
             meta,
             touched: Vec::new(),
+            forgotten: Vec::new(),
             lines_gone: Vec::new(),
             evicted: 0,
             expired: 0,
@@ -193,13 +196,16 @@ impl<'p> Plan<'p> {
                 if let Some(line) =
                     directory.lines.get(usize::from(record)).filter(|line| line.until_ms <= now_ms)
                 {
-                    catalog.bury(line.fingerprint, place);
+                    catalog.expire(place);
+                    self.forgotten.push((line.fingerprint, place));
                     self.expired += 1;
                 }
             }
             if let Some(group) = catalog.group_mut(id) {
                 group.plan_expiry(&directory.lines);
             }
+            drop(catalog);
+            self.touched.push(id);
         }
         Ok(())
     }
@@ -244,6 +250,12 @@ impl<'p> Plan<'p> {
         for (id, notes) in &self.batch.notes {
             if let Some(group) = shared.catalog.write().group_mut(*id) {
                 group.noted(sum_of(notes));
+            }
+        }
+        for expired in self.forgotten.chunks(LINES_A_STEP) {
+            let mut catalog = shared.catalog.write();
+            for (fingerprint, place) in expired {
+                catalog.forget(*fingerprint, *place);
             }
         }
         for added in &self.batch.added {

@@ -149,6 +149,19 @@ impl Catalog {
         self.at(place).map_or(Look::Nowhere, Look::Here)
     }
 
+    /// No less than the sequence of anything that a kill might bring back under a key; `None` where there is nothing.
+    pub(crate) fn sequence_max(&self, fingerprint: u64) -> Option<u64> {
+        match self.index.find(fingerprint) {
+            Some(place) => self.group_at(split(place).0).map(|group| group.sequence_max),
+            None => (!self.is_whole()).then_some(u64::MAX),
+        }
+    }
+
+    /// Whether it is time to look for expired records in some group.
+    pub(crate) fn is_expiry_due(&self, now_ms: u64) -> bool {
+        self.groups().any(|group| group.half_due_ms <= now_ms)
+    }
+
     fn at(&self, place: u32) -> Option<Found> {
         let (slot, record) = split(place);
         let group = self.group_at(slot).filter(|group| !group.is_dead(record))?;
@@ -257,6 +270,18 @@ impl Catalog {
             let (slot, record) = split(old);
             self.kill(slot, record, true);
         }
+    }
+
+    /// The record at `place` has expired. Its key stays known until [`Catalog::forget`], once that stands in the file:
+    /// before, a kill and a clock set back would bring it back, also over a newer one that left no mark.
+    pub(crate) fn expire(&mut self, place: u32) {
+        let (slot, record) = split(place);
+        self.kill(slot, record, true);
+    }
+
+    /// That the record at `place` is dead stands in the file.
+    pub(crate) fn forget(&mut self, fingerprint: u64, place: u32) {
+        self.index.remove(fingerprint, place);
     }
 
     /// The record at `place` is dead.

@@ -289,6 +289,14 @@ impl Demands {
         }
     }
 
+    /// The clock was set back while nothing ran: what was stored later is from the future.
+    pub(super) fn turn_back(&mut self, by: Duration) {
+        self.now = Timestamp::from_millis(
+            self.now.as_millis().saturating_sub(u64::try_from(by.as_millis()).unwrap()),
+        );
+        self.kept.clear();
+    }
+
     /// What is demanded of the run after a crash.
     pub(super) fn crash(&mut self, is_kill: bool) {
         self.waiting.clear();

@@ -369,6 +369,54 @@ fn what_is_given_up_is_known_until_that_is_durable() {
 }
 
 #[test]
+fn what_expired_before_it_was_overwritten_does_not_come_back_with_a_clock_that_is_set_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 10));
+    // With something in its group that stays.
+    disk.put(&until("a:stays", b"old", first + 1, 1000));
+    disk.flush().unwrap();
+    disk.shared.clock.advance(Duration::from_secs(20));
+    disk.tidy().unwrap();
+    assert_eq!(disk.status().expired, 1);
+    disk.put(&until("a:1", b"new", first + 2, 1000));
+    // Whoever opens the copy has the time of the start again.
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None);
+    assert!(deadline_after_kill(temp.path(), "a:stays").is_some());
+}
+
+#[test]
+fn what_has_expired_is_known_until_that_is_durable() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    disk.put(&until("a:1", b"old", first, 10));
+    disk.put(&until("a:2", b"old", first + 1, 10));
+    disk.put(&until("a:stays", b"old", first + 2, 1000));
+    disk.flush().unwrap();
+    disk.shared.clock.advance(Duration::from_secs(20));
+    let shared = &disk.shared;
+    let slot = shared.bulk.read();
+    let bulk = slot.as_ref().unwrap();
+    // As the writer does before it commits; nothing here takes a new group's place.
+    let ops = Ops::default();
+    let mut plan = Plan::new(shared, bulk, &ops, Meta { next_group: 9, ..Meta::default() });
+    plan.expire(shared.clock.now().as_millis()).unwrap();
+    assert_eq!(plan.expired, 2);
+    assert!(!shared.may_contain(fingerprint(key("a:1"))), "nobody need look for it");
+    disk.put(&until("a:1", b"new", first + 3, 1000));
+    assert_eq!(deadline_after_kill(temp.path(), "a:1"), None, "a kill before the commit");
+    // The same write with another deadline waits, which has left no mark for itself.
+    disk.put(&until("a:2", b"old", first + 1, 2000));
+    disk.put(&until("a:2", b"new", first + 4, 1000));
+    assert_eq!(deadline_after_kill(temp.path(), "a:2"), None, "nor over one that waits");
+    assert!(plan.finish(false), "it is noted at once");
+    plan.settle();
+    drop(slot);
+    assert_eq!(shared.sequence_max(fingerprint(key("a:1"))), None);
+    assert!(shared.sequence_max(fingerprint(key("a:stays"))).is_some());
+}
+
+#[test]
 fn what_is_moved_while_it_is_recovered_is_recovered_all_the_same() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) = open_at(temp.path());

@@ -2,9 +2,9 @@
 //!
 //! A seed makes a story of a few lives of one directory. In each life the tier is opened with small bounds and random
 //! operations are done to it, some of them by several threads at once, with weights that are the seed's too; in some the
-//! disk fails for a while. It ends with a close, a kill, or a power cut. While it runs no get finds anything dead, late,
-//! or older than acknowledged; then crashes after some of its writes are looked at, some of them followed by a kill of
-//! the run after them.
+//! disk fails for a while. It ends with a close, a kill, or a power cut, after which the clock may be set back. While it
+//! runs no get finds anything dead, late, or older than acknowledged; then crashes after some of its writes are looked
+//! at, some of them followed by a kill of the run after them.
 //!
 //! `HIFZ_CRASHES=2000` tells so many stories, from the seed `HIFZ_CRASH_SEED` (0) on; a failure prints its seed and the last
 //! operations. The order of everything is the seed's but for the batches that are written while operations go on.
@@ -132,6 +132,8 @@ struct Story {
     options: DiskOptions,
     keys: &'static [&'static str],
     body_bytes_max: u64,
+    /// How many of eight writes last for some seconds only.
+    brief_in_8: u64,
     weights: Vec<(Deed, u64)>,
     number: u64,
     files: Files,
@@ -189,6 +191,7 @@ impl Story {
             options,
             keys: &KEYS[..random.pick(&[4, 12, 40, 40])],
             body_bytes_max: random.pick(&[100, 1000, 10_000, 60_000, 140_000]),
+            brief_in_8: random.pick(&[1, 2, 6]),
             weights,
             random,
             number: 0,
@@ -213,6 +216,9 @@ impl Story {
         let fails_at_open = has_faults && self.random.is_one_in(6);
         if fails_at_open {
             fuse.set(self.random.below(30));
+        }
+        if self.random.is_one_in(3) {
+            self.turn_back();
         }
         let clock = Clock::manual(self.demands.now);
         let (disk, first) = open_at(self.folder.path(), &self.options, &clock, fuse.clone());
@@ -243,6 +249,12 @@ impl Story {
         }
         let end = own.story.random.pick(&[End::Close, End::Close, End::Kill, End::Kill, End::PowerCut]);
         own.end(end);
+    }
+
+    fn turn_back(&mut self) {
+        let seconds = self.random.pick(&[1, 10, 30, 100]);
+        self.demands.turn_back(Duration::from_secs(seconds));
+        self.note(format!("--- the clock is set back by {seconds}"));
     }
 
     fn note(&mut self, line: String) {
@@ -299,6 +311,11 @@ impl Story {
         let what = format!("{how} in {what}, seed {}", self.seed);
         let crash = |fuse: &Fuse, what: String| Crash { is_kill, under_way, fuse: fuse.clone(), what };
         let mut demands = self.demands.clone();
+        let mut what = what;
+        if self.random.is_one_in(4) {
+            demands.turn_back(Duration::from_secs(self.random.below(40)));
+            what.push_str(", the clock set back");
+        }
         demands.is_lossy |= demands.check(left.path(), &self.options, &crash(&fuse, what.clone()));
         self.tally.crashes += 1;
         let acts = fuse.tape().end();
@@ -642,9 +659,10 @@ impl Life<'_> {
 
     fn until(&mut self) -> Timestamp {
         let now = self.clock.now();
-        match self.random().below(4) {
-            0 => now.after(Duration::from_secs(self.random().below(30))),
-            1 => now.after(Duration::from_secs(1000)),
+        let brief = self.story.brief_in_8;
+        match self.random().below(8) {
+            at if at < brief => now.after(Duration::from_secs(self.random().below(30))),
+            6 => now.after(Duration::from_secs(1000)),
             _ => Timestamp::NEVER,
         }
     }

@@ -31,7 +31,8 @@
 //!
 //! Of two records of one key the one in the group with the higher id is the newer. It shadows the other as long as its
 //! directory stands, dead or alive. Hence the one rule of removal: **the transaction that removes a group also writes
-//! the notes of every group that has dead records not noted yet.** What an operation buries is noted at once.
+//! the notes of every group that has dead records not noted yet.** What an operation buries is noted at once, and so is
+//! what has expired: a clock may be set back.
 //!
 //! redb doubles a file that is full, and adds 4 GiB to one of that size. So that the file is not much larger than what
 //! is in it, and any bound can be made use of, the writer closes it before that, extends it by what is needed, at least
@@ -184,7 +185,7 @@ impl Disk {
         let bytes_max = shared.options.queue_bytes_max;
         let mut queue = shared.queue();
         let before_bytes = queue.pending_bytes();
-        let is_known = (!shared.is_discarded() && shared.may_contain(fingerprint))
+        let is_known = (!shared.is_discarded() && shared.sequence_max(fingerprint).is_some())
             || queue.writing_sequence(fingerprint).is_some()
             || queue.is_retrying();
         // Of a key whose bits merely look known nothing is in the file or on its way there, so it is filed when the

@@ -281,14 +281,9 @@ impl Shared {
         self.catalog.read().look(half(fingerprint)) != Look::Nowhere
     }
 
-    /// No less than the sequence of the record of the key in the file; `None` where there is none.
+    /// No less than the sequence of anything that a kill might bring back under the key; `None` where there is nothing.
     pub(crate) fn sequence_max(&self, fingerprint: u128) -> Option<u64> {
-        let look = self.catalog.read().look(half(fingerprint));
-        match look {
-            Look::Here(found) => Some(found.sequence_max),
-            Look::Nowhere => None,
-            Look::Loading | Look::Unknown => Some(u64::MAX),
-        }
+        self.catalog.read().sequence_max(half(fingerprint))
     }
 
     /// What is known about a key, once that is known: at the latest when the catalog is loaded, or will not be.

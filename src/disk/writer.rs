@@ -171,7 +171,7 @@ impl Writer {
         loop {
             let chunk = Chunk::of(ops, rest, (budget_bytes / 8).min(CHUNK_BYTES_MAX));
             rest = &rest[chunk.ops.len()..];
-            if !chunk.ops.is_empty() || self.is_short {
+            if !chunk.ops.is_empty() || self.is_short || self.is_expiry_due() {
                 self.grow(chunk.bytes)?;
             }
             self.write(&chunk, budget_bytes, turn)?;
@@ -206,6 +206,11 @@ impl Writer {
         drop(slot);
         tracing::debug!(file_bytes, grown_bytes, elapsed = ?began.elapsed(), "cache.redb was made larger");
         Ok(())
+    }
+
+    /// Whether something has likely expired, which is to be noted.
+    fn is_expiry_due(&self) -> bool {
+        self.shared.catalog.read().is_expiry_due(self.shared.clock.now().as_millis())
     }
 
     /// In a file that has no free pages and may not grow, what goes must have gone before `coming` can come.
