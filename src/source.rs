@@ -403,8 +403,8 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// About how many bytes the answer to a load of `key` will have, for a source that can tell before it reads them;
     /// 0, the default, where that is little or not known. So much and what is made of it is made room for before the load
     /// begins: it waits until other large loads have ended, and is turned away as [`ErrorKind::Busy`] where that takes
-    /// too long. A load whose weight is not told within the time an attempt has is given up; any other error says
-    /// nothing. Work that cannot be dropped holds the room by [`Ask::hold_room`].
+    /// too long. A load whose weight is not told within the time an attempt has is given up, and counts as an attempt
+    /// that took too long; any other error says nothing. Work that cannot be dropped holds the room by [`Ask::hold_room`].
     fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
         let _ = key;
         Box::pin(std::future::ready(Ok(0)))

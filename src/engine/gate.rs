@@ -134,6 +134,13 @@ impl Gate {
 
     /// Lets one attempt through, or says why not. Every attempt let through is reported by its [`Pass`].
     pub(super) fn admit(self: &Arc<Self>, now: Timestamp) -> Result<Pass> {
+        let pass = self.knock(now)?;
+        pass.begin();
+        Ok(pass)
+    }
+
+    /// As [`Gate::admit`], for what is asked before an attempt: it becomes one with [`Pass::begin`].
+    pub(super) fn knock(self: &Arc<Self>, now: Timestamp) -> Result<Pass> {
         let mut inner = self.inner.lock();
         let is_probe = match inner.status.breaker {
             Breaker::Closed => false,
@@ -149,8 +156,7 @@ impl Gate {
                 return Err(Error::new(ErrorKind::SourceUnavailable, message));
             }
         };
-        inner.status.attempts += 1;
-        inner.budget = (inner.budget + BUDGET_PER_ATTEMPT).min(BUDGET_MAX);
+        drop(inner);
         Ok(Pass { gate: self.clone(), is_probe, is_reported: false })
     }
 
@@ -177,6 +183,17 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    /// The attempt that it was asked for begins.
+    pub(super) fn begin(&self) {
+        let mut inner = self.gate.inner.lock();
+        inner.status.attempts += 1;
+        inner.budget = (inner.budget + BUDGET_PER_ATTEMPT).min(BUDGET_MAX);
+    }
+
+    pub(super) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
     /// Whether this attempt tries if the source is back; it is not repeated.
     pub(super) fn is_probe(&self) -> bool {
         self.is_probe

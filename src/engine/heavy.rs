@@ -18,7 +18,9 @@ use crate::key::KeyRef;
 use crate::source::Source;
 
 use super::charge::Charge;
+use super::gate::Pass;
 use super::policy::Policy;
+use super::retry;
 use super::state::State;
 
 /// A turn to hold so many bytes beside the entries; given back when dropped. From [`Cache::turn`](super::Cache::turn).
@@ -81,13 +83,15 @@ pub(super) async fn turn(state: &Arc<State>, bytes: u64) -> Turn {
     Turn { charge, permit }
 }
 
-/// Waits for the room that `source` will need for `key`; `None` where that is not worth a wait.
+/// Waits for the room that `source` will need for `key`; `None` where that is not worth a wait. A source that does not
+/// even say how much it has hangs, and the gate that `pass` is of hears of it.
 pub(super) async fn room(
     state: &Arc<State>,
     source: &dyn Source,
     policy: &Policy,
     key: KeyRef<'_>,
-) -> Result<Option<Turn>> {
+    pass: Pass,
+) -> Result<(Option<Turn>, Pass)> {
     let weighing = AssertUnwindSafe(source.weigh(key)).catch_unwind();
     let too_slow = async {
         state.timer.sleep(policy.timeout).await;
@@ -97,12 +101,16 @@ pub(super) async fn room(
     let bytes = match or(weighing, too_slow).await {
         Ok(Ok(bytes)) => bytes,
         // Not without room for it: it may be large, and the machine is busy.
-        Ok(Err(error)) if error.kind() == ErrorKind::SourceTimedOut => return Err(error),
+        Ok(Err(error)) if error.kind() == ErrorKind::SourceTimedOut => {
+            pass.begin();
+            retry::report(state, pass, &error, policy);
+            return Err(error);
+        }
         // A source that cannot say it says nothing; the load itself will tell what is wrong.
-        Ok(Err(_)) | Err(_) => return Ok(None),
+        Ok(Err(_)) | Err(_) => return Ok((None, pass)),
     };
     if bytes == 0 {
-        return Ok(None);
+        return Ok((None, pass));
     }
     let own = async { Some(turn(state, bytes.saturating_mul(TIMES)).await) };
     let too_late = async {
@@ -112,7 +120,7 @@ pub(super) async fn room(
     let turn = or(own, too_late).await;
     let late =
         || Error::new(ErrorKind::Busy, format!("there was no room for {bytes} bytes within {PATIENCE:?}"));
-    turn.ok_or_else(late).map(Some)
+    Ok((Some(turn.ok_or_else(late)?), pass))
 }
 
 /// A load holds so many times the bytes of its answer: the answer as it is read and rendered, then with its coded form,
@@ -133,10 +141,73 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
+    use std::sync::Mutex;
 
     use futures_lite::future::{block_on, poll_once};
 
-    use crate::engine::Cache;
+    use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::engine::{Breaker, Cache};
+    use crate::source::{Ask, Loaded, Loading, Weighing};
+
+    /// Does not say how much it has until it is told to; what it was asked for stands in its log.
+    #[derive(Debug, Default)]
+    struct Silent {
+        asked: Mutex<Vec<&'static str>>,
+        speaks: Mutex<bool>,
+    }
+
+    impl Silent {
+        fn asked(&self) -> Vec<&'static str> {
+            std::mem::take(&mut self.asked.lock().unwrap())
+        }
+    }
+
+    impl Source for Silent {
+        fn weigh<'l>(&'l self, _: KeyRef<'l>) -> Weighing<'l> {
+            self.asked.lock().unwrap().push("weight");
+            let speaks = *self.speaks.lock().unwrap();
+            Box::pin(async move { if speaks { Ok(1000) } else { std::future::pending().await } })
+        }
+
+        fn load<'l>(&'l self, _: Ask<'l>) -> Loading<'l> {
+            self.asked.lock().unwrap().push("load");
+            Box::pin(async { Ok(Loaded::new("loaded").into()) })
+        }
+    }
+
+    #[test]
+    fn a_source_that_does_not_say_in_time_how_much_it_has_makes_no_load_and_opens_its_breaker() {
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let policy = Policy::default().timeout(Duration::from_millis(20)).breaker_failures(2);
+        let cache =
+            Cache::builder().memory(1 << 20).clock(clock.clone()).default_policy(policy).open().unwrap();
+        let source = Arc::new(Silent::default());
+        let ask = || {
+            let answer = cache.get_or_load_blocking(KeyRef::parse("n:1").unwrap(), &source);
+            answer.map(|_| ()).map_err(|error| error.kind())
+        };
+        let status = || {
+            let status = &cache.sources()[0];
+            (status.breaker, status.failures, status.attempts)
+        };
+        assert_eq!(ask(), Err(ErrorKind::SourceTimedOut));
+        assert_eq!(status(), (Breaker::Closed, 1, 1));
+        assert_eq!(ask(), Err(ErrorKind::SourceTimedOut));
+        assert_eq!(status(), (Breaker::Open, 2, 2));
+        assert_eq!(source.asked(), ["weight", "weight"]);
+        assert_eq!(ask(), Err(ErrorKind::SourceUnavailable), "nobody waits for it any more");
+        assert_eq!(source.asked(), [""; 0]);
+        clock.advance(policy.breaker_open);
+        assert_eq!(ask(), Err(ErrorKind::SourceTimedOut), "one tries whether it is back");
+        assert_eq!(ask(), Err(ErrorKind::SourceUnavailable));
+        assert_eq!(source.asked(), ["weight"]);
+        clock.advance(policy.breaker_open);
+        *source.speaks.lock().unwrap() = true;
+        assert_eq!(ask(), Ok(()));
+        assert_eq!(source.asked(), ["weight", "load"]);
+        assert_eq!(status(), (Breaker::Closed, 3, 4), "what was weighed and loaded was asked once");
+    }
 
     #[test]
     fn turns_are_charged_come_in_order_and_what_is_too_large_for_all_goes_alone() {

@@ -64,8 +64,10 @@ async fn look_and_ask(state: &Arc<State>, source: &dyn Source, flight: &Flight) 
 
 async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Option<Entry>) -> Landing {
     let (key, policy) = (flight.key(), state.policy(flight.key().namespace()));
+    let pass = state.gates.of(source.name()).knock(state.clock.now())?;
     // Held until the answer is an entry, and by what a source goes on with after it was given up.
-    let turn = heavy::room(state, source, &policy, key).await?.map(Arc::new);
+    let (turn, pass) = heavy::room(state, source, &policy, key, pass).await?;
+    let turn = turn.map(Arc::new);
     let sequence = state.next_sequence();
     let own = state.clone();
     let mut room =
@@ -80,7 +82,7 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
             Head::decode(held.head()).ok().map(|head| Timestamp::from_millis(head.modified_at_ms));
     }
     let loading = Loading { state, flight, policy: &policy, sequence };
-    let load = retry::ask(state, source, &policy, ask).await?;
+    let load = retry::ask(state, source, &policy, ask, pass).await?;
     room.end_work();
     let landed = match load {
         Load::Value(loaded) => loading.keep(loaded, held.as_ref())?,

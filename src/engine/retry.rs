@@ -11,20 +11,35 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::source::{Ask, Load, Source};
 
 use super::events::Event;
-use super::gate::{Breaker, Change};
+use super::gate::{Breaker, Change, Pass};
 use super::policy::Policy;
 use super::state::State;
 
-/// What `source` has, after as many attempts as `policy` allows. Panics of the source are errors.
-pub(super) async fn ask(state: &State, source: &dyn Source, policy: &Policy, ask: Ask<'_>) -> Result<Load> {
-    let gate = state.gates.of(source.name());
+/// What `source` has, after as many attempts as `policy` allows. Panics of the source are errors. `knocked` is the leave
+/// that was asked for what came before.
+pub(super) async fn ask(
+    state: &State,
+    source: &dyn Source,
+    policy: &Policy,
+    ask: Ask<'_>,
+    knocked: Pass,
+) -> Result<Load> {
+    let gate = knocked.gate().clone();
+    // While only one is let through, this is the one; any other asks again when it is its turn.
+    let mut knocked = Some(knocked).filter(Pass::is_probe);
     let mut last: Option<Error> = None;
     for attempt in 1.. {
         // One attempt holds one place; none is held while it pauses.
         let permit = state.loads.acquire().await.map_err(|_| closed())?;
-        let pass = match gate.admit(state.clock.now()) {
-            Ok(pass) => pass,
-            Err(refused) => return Err(last.unwrap_or(refused)),
+        let pass = match knocked.take() {
+            Some(pass) => {
+                pass.begin();
+                pass
+            }
+            None => match gate.admit(state.clock.now()) {
+                Ok(pass) => pass,
+                Err(refused) => return Err(last.unwrap_or(refused)),
+            },
         };
         let is_probe = pass.is_probe();
         let error = match attempt_once(state, source, policy, ask).await {
@@ -35,8 +50,7 @@ pub(super) async fn ask(state: &State, source: &dyn Source, policy: &Policy, ask
             Err(error) => error,
         };
         let now = state.clock.now();
-        let is_failure = matches!(error.kind(), ErrorKind::SourceUnavailable | ErrorKind::SourceTimedOut);
-        tell(state, if is_failure { pass.failed(now, &error, policy) } else { pass.succeeded(now) });
+        report(state, pass, &error, policy);
         let is_last = attempt >= policy.attempts || is_probe || state.is_closed();
         if is_last || !error.is_retryable() || !gate.may_repeat(now) {
             return Err(error);
@@ -49,6 +63,13 @@ pub(super) async fn ask(state: &State, source: &dyn Source, policy: &Policy, ask
     }
     // Not reached: the number of attempts is bounded.
     Err(last.unwrap_or_else(closed))
+}
+
+/// The gate hears of an attempt that came to an error.
+pub(super) fn report(state: &State, pass: Pass, error: &Error, policy: &Policy) {
+    let now = state.clock.now();
+    let is_failure = matches!(error.kind(), ErrorKind::SourceUnavailable | ErrorKind::SourceTimedOut);
+    tell(state, if is_failure { pass.failed(now, error, policy) } else { pass.succeeded(now) });
 }
 
 async fn attempt_once(state: &State, source: &dyn Source, policy: &Policy, ask: Ask<'_>) -> Result<Load> {
