@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::backend::{Ceiling, Fuse, Limits};
+use super::backend::{Act, Ceiling, Fuse, Limits};
 use super::batch::Plan;
 use super::bulk::{Batch, Bulk, Meta, grown_bytes};
 use super::catalog::Look;
@@ -15,6 +15,7 @@ use super::kit::{self, NOW, delete, key, killed_copy};
 use super::log::MarkLog;
 use super::queue::Ops;
 use super::record::fingerprint;
+use super::state::Shared;
 use super::tidy::Tidying;
 use super::{Disk, DiskOptions, DiskState, Floor, Kept};
 use crate::clock::Timestamp;
@@ -340,6 +341,36 @@ fn of_a_file_that_is_given_up_nothing_is_shown_any_more() {
     // The writer has not heard of it yet.
     disk.shared.begin_discarded();
     assert_eq!(shown(), 0);
+}
+
+#[test]
+fn who_overwrites_what_is_being_given_up_returns_when_its_file_is_gone() {
+    let ways: [fn(&Shared) -> crate::Result<()>; 2] = [Shared::discard_bulk, Shared::quarantine_bulk];
+    for give_up in ways {
+        let (temp, fuse) = (tempfile::tempdir().unwrap(), Fuse::none());
+        let (disk, first) = open_with(temp.path(), options(), fuse.clone());
+        disk.put(&until("a:1", b"old", first, 1000));
+        disk.flush().unwrap();
+        let is_gone = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // The file's going cannot be noted before this is over.
+            let hold = || {
+                scope.spawn(|| give_up(&disk.shared).unwrap());
+                while !disk.shared.is_discarded() {
+                    std::thread::yield_now();
+                }
+                scope.spawn(|| {
+                    disk.put(&until("a:1", b"new", first + 1, 1000));
+                    assert!(is_gone.load(Ordering::SeqCst), "a kill now would bring the older back");
+                });
+                // As long as it takes one that does not wait; how long it really takes does not matter.
+                std::thread::park_timeout(Duration::from_millis(50));
+                is_gone.store(true, Ordering::SeqCst);
+                Ok(())
+            };
+            fuse.tape().record("a test", &Act::Sync, hold).unwrap();
+        });
+    }
 }
 
 #[test]

@@ -256,6 +256,19 @@ impl Disk {
         self.shared.forget_removals();
     }
 
+    /// Whether what was put so far takes the place of what is older also after a kill.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`] while a file that was given up, because a mark could not be left, cannot be removed.
+    pub(crate) fn check_overwrites(&self) -> Result<()> {
+        if !self.shared.is_lingering() {
+            return Ok(());
+        }
+        let message = "the value holds in memory, but an older one may come back with the next start: \
+                       cache.redb can neither be written nor removed";
+        Err(Error::new(ErrorKind::DiskFailed, message))
+    }
+
     /// Kills what is older than `sequence` under each of `keys` for this process, without waiting for the disk: from
     /// the return on no read finds it. What is acknowledged needs [`Disk::delete`] as well.
     pub(crate) fn bury(&self, keys: &[Key], sequence: u64) {

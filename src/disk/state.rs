@@ -62,6 +62,8 @@ pub(crate) struct Shared {
     /// The bulk must not be believed any more: set with `life` by anyone, taken back with `life` by the writer once
     /// another file stands in its place.
     is_discarded: AtomicBool,
+    /// It still has its name, which could not be taken away: after a kill its records would come back.
+    is_lingering: AtomicBool,
     /// What a reader found wrong with the file; taken by the writer.
     pub(crate) reader_fault: Mutex<Option<Fault>>,
     pub(crate) is_closed: AtomicBool,
@@ -131,6 +133,7 @@ impl Shared {
             changes: Mutex::default(),
             life: Mutex::default(),
             is_discarded: AtomicBool::new(false),
+            is_lingering: AtomicBool::new(false),
             reader_fault: Mutex::default(),
             is_closed: AtomicBool::new(false),
             counts: Counts::default(),
@@ -183,17 +186,34 @@ impl Shared {
 
     /// Makes the bulk untrusted: nothing is read from it any more, and its name is durably gone. Needs no space.
     pub(crate) fn discard_bulk(&self) -> Result<()> {
-        let life = self.life.lock();
-        self.is_discarded.store(true, Ordering::SeqCst);
         // Where another process holds the directory now, the file of that name is not this one's.
-        let removed = self.dir.check_held().and_then(|()| self.remove_bulk());
-        drop(life);
+        let removed = self.discard_by(|| self.dir.check_held().and_then(|()| self.take_name()));
         self.hurry();
         removed
     }
 
-    /// Takes the bulk's name away, durably.
+    /// As [`Shared::discard_bulk`], for a file that is to be looked into: it is moved to quarantine.
+    pub(crate) fn quarantine_bulk(&self) -> Result<()> {
+        self.discard_by(|| self.set_aside(&[self.dir.cache_file()]))
+    }
+
+    /// Believes nothing in the bulk any more, and runs `remove`, which takes its name away.
+    fn discard_by(&self, remove: impl FnOnce() -> Result<()>) -> Result<()> {
+        let life = self.life.lock();
+        self.is_discarded.store(true, Ordering::SeqCst);
+        let removed = remove();
+        let is_there = || self.dir.cache_file().try_exists().unwrap_or(true);
+        self.is_lingering.store(removed.is_err() && is_there(), Ordering::SeqCst);
+        drop(life);
+        removed
+    }
+
+    /// As [`Shared::discard_bulk`], for the writer, which is at it already.
     pub(crate) fn remove_bulk(&self) -> Result<()> {
+        self.discard_by(|| self.take_name())
+    }
+
+    fn take_name(&self) -> Result<()> {
         let file = self.dir.cache_file();
         self.dir.remove_durably(&file)?;
         self.limits.fuse.gone(&file);
@@ -271,7 +291,13 @@ impl Shared {
         }
     }
 
-    /// Makes the next read find nothing, before the file is moved away.
+    /// Whether a bulk that is given up could not be removed, so that nothing can be written over for good.
+    pub(crate) fn is_lingering(&self) -> bool {
+        self.is_lingering.load(Ordering::SeqCst)
+    }
+
+    /// The bulk is given up, and nothing has been done about it yet.
+    #[cfg(test)]
     pub(crate) fn begin_discarded(&self) {
         self.is_discarded.store(true, Ordering::SeqCst);
     }

@@ -357,8 +357,7 @@ impl Writer {
 
     fn set_aside(&self, reason: &str) {
         tracing::warn!(reason, "cache.redb is set aside: the disk tier starts again, cold");
-        self.shared.begin_discarded();
-        if let Err(error) = self.shared.set_aside(&[self.shared.dir.cache_file()]) {
+        if let Err(error) = self.shared.quarantine_bulk() {
             tracing::warn!(error = error.chain(), "cache.redb could not be moved to quarantine");
         }
     }

@@ -14,7 +14,8 @@ impl Cache {
     /// # Errors
     /// [`ErrorKind::ValueTooLarge`](crate::ErrorKind::ValueTooLarge) when it is larger than the limit for one value or
     /// than half of the memory limit, [`ErrorKind::DiskFailed`](crate::ErrorKind::DiskFailed) when durability `always`
-    /// was asked for and the disk failed, and as [`Cache::get`].
+    /// was asked for and the disk failed, or when it fails so badly that a kill would bring an older value back (in
+    /// memory the value holds all the same), and as [`Cache::get`].
     pub fn set<'k>(&self, key: impl Parsed<KeyRef<'k>>, value: impl AsRef<[u8]>) -> Result<()> {
         self.put_all(&[(key.parsed()?, value.as_ref())], &Terms::PLAIN)
     }
@@ -148,8 +149,54 @@ impl Cache {
         self.acknowledge()
     }
 
-    /// Waits for the disk where a write is to be on it before it is acknowledged.
+    /// Waits for the disk where a write is to be on it before it is acknowledged; and no write is where what is older
+    /// could come back.
     fn acknowledge(&self) -> Result<()> {
-        if self.state().flushes_writes { self.flush() } else { Ok(()) }
+        let state = self.state();
+        if state.flushes_writes {
+            self.flush()?;
+        }
+        match &state.disk {
+            Some(disk) if state.flushes_at_all => disk.check_overwrites(),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::datadir::DataDir;
+    use crate::engine::Cache;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn no_write_is_acknowledged_while_what_is_older_can_neither_be_marked_nor_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let cache = Cache::builder().data_dir(DataDir::open(temp.path()).unwrap()).open().unwrap();
+        cache.set("a:1", "old").unwrap();
+        cache.flush().unwrap();
+        // Folders stand where the marks are left, and where the file is to be removed.
+        let [bulk, logs @ ..] =
+            ["cache.redb", "cache-marks-0.log", "cache-marks-1.log"].map(|name| temp.path().join(name));
+        for log in &logs {
+            fs::create_dir(log).unwrap();
+        }
+        fs::rename(&bulk, temp.path().join("away")).unwrap();
+        fs::create_dir(&bulk).unwrap();
+        let error = cache.set("a:1", "new").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DiskFailed, "{error}");
+        assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"new", "in memory it holds");
+        // What else is in the file nobody knows any more.
+        assert_eq!(cache.set("a:2", "new").unwrap_err().kind(), ErrorKind::DiskFailed);
+        fs::remove_dir(&bulk).unwrap();
+        for log in &logs {
+            fs::remove_dir(log).unwrap();
+        }
+        while cache.flush().is_err() {}
+        cache.set("a:1", "newer").unwrap();
+        cache.flush().unwrap();
+        cache.close().unwrap();
     }
 }
