@@ -52,11 +52,11 @@ impl Entry {
     pub fn new(key: KeyRef<'_>, parts: &Parts<'_>) -> Self {
         let key = key.as_str().as_bytes();
         if parts.head.is_empty() && parts.tags.is_empty() {
-            return Self(Block::new(meta(key, parts, false), &[key, parts.body]));
+            return Self(Block::new(meta(key, parts, false), [key, parts.body]));
         }
         let tags = join_tags(parts.tags);
         let lengths = lengths(parts.head.len(), tags.len());
-        Self(Block::new(meta(key, parts, true), &[key, &lengths, parts.head, &tags, parts.body]))
+        Self(Block::new(meta(key, parts, true), [key, &lengths, parts.head, &tags, parts.body]))
     }
 
     /// The key it stands under.

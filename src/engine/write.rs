@@ -194,9 +194,8 @@ fn put_in_turn(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) 
             (terms.head(value, stored_at)?, terms.expiry(state, key, stored_at, sequence));
         let parts = Parts { head: &head, body: value, tags: &terms.tags, stored_at, expires_at, sequence };
         let disk = state.disk.as_ref().map(|disk| disk.approach(key));
-        let entry = Entry::new(key, &parts);
         // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
-        let insertion = state.memory.insert_shown(entry, |entry| {
+        let insertion = state.memory.put(key, &parts, |entry| {
             state.flights.supersede(key);
             if let Some(disk) = disk {
                 disk.put(entry);

@@ -52,7 +52,8 @@ impl Block {
     ///
     /// # Panics
     /// When the parts together exceed [`Block::BYTES_MAX`].
-    pub(super) fn new(meta: Meta, parts: &[&[u8]]) -> Self {
+    #[inline]
+    pub(super) fn new<const N: usize>(meta: Meta, parts: [&[u8]; N]) -> Self {
         let len: usize = parts.iter().map(|part| part.len()).sum();
         assert!(len <= Self::BYTES_MAX, "an entry of {len} bytes, the most is {}", Self::BYTES_MAX);
         let at = spare::take(size_of::<Header>() + len).cast::<Header>();
@@ -256,11 +257,11 @@ mod tests {
 
     #[test]
     fn the_parts_stand_one_behind_the_other() {
-        let block = Block::new(meta(), &[b"ab", b"", b"cde"]);
+        let block = Block::new(meta(), [b"ab", b"", b"cde"]);
         assert_eq!(block.bytes(), b"abcde");
         assert_eq!(block.meta().sequence, 9);
         assert_eq!(block.allocated_bytes(), 37);
-        assert_eq!(Block::new(meta(), &[]).bytes(), b"");
+        assert_eq!(Block::new(meta(), []).bytes(), b"");
     }
 
     #[test]
@@ -269,7 +270,7 @@ mod tests {
             (0_u32..6000).map(|number| number.to_le_bytes()[0] ^ number.to_le_bytes()[1]).collect();
         for len in (4094..4230).chain([5999, 6000]) {
             for before in [0, 1, 15, 16, 33, 63] {
-                let block = Block::new(meta(), &[&bytes[..before], &bytes[..len], b"end"]);
+                let block = Block::new(meta(), [&bytes[..before], &bytes[..len], b"end"]);
                 let (first, rest) = block.bytes().split_at(before);
                 assert_eq!(first, &bytes[..before]);
                 assert!(
@@ -292,7 +293,7 @@ mod tests {
         ];
         for (first, second, are_alike) in cases {
             let (ones, twos) = (vec![1; first], vec![2; second]);
-            let (mut one, mut other) = (Block::new(meta(), &[&ones]), Block::new(meta(), &[&twos]));
+            let (mut one, mut other) = (Block::new(meta(), [&ones]), Block::new(meta(), [&twos]));
             let stand = [one.address(), other.address()];
             assert_eq!(one.swap_contents(&mut other), are_alike, "{first} and {second}");
             assert_eq!([one.address(), other.address()], stand);
@@ -304,21 +305,21 @@ mod tests {
 
     #[test]
     fn what_has_another_holder_or_is_large_is_left_alone() {
-        let mut one = Block::new(meta(), &[&[1; 100]]);
-        let mut other = Block::new(meta(), &[&[2; 100]]);
+        let mut one = Block::new(meta(), [&[1; 100]]);
+        let mut other = Block::new(meta(), [&[2; 100]]);
         let held = one.clone();
         assert!(!one.swap_contents(&mut other) && !other.swap_contents(&mut one));
         assert_eq!((held.bytes(), other.bytes()), ([1; 100].as_slice(), [2; 100].as_slice()));
         drop(held);
         assert!(one.swap_contents(&mut other));
-        let (mut one, mut other) = (Block::new(meta(), &[&[1; 600]]), Block::new(meta(), &[&[2; 600]]));
+        let (mut one, mut other) = (Block::new(meta(), [&[1; 600]]), Block::new(meta(), [&[2; 600]]));
         assert!(!one.swap_contents(&mut other));
     }
 
     #[test]
     fn what_a_holder_reads_does_not_change_under_it_whoever_would_exchange_it() {
         crate::sync::scheduled::interleaved(400, || {
-            let mut block = Block::new(meta(), &[b"ab"]);
+            let mut block = Block::new(meta(), [b"ab"]);
             let readers = [(); 2].map(|()| {
                 let own = block.clone();
                 shuttle::thread::spawn(move || {
@@ -328,7 +329,7 @@ mod tests {
                     assert_eq!(another.bytes(), b"ab");
                 })
             });
-            let mut newer = Block::new(meta(), &[b"cd"]);
+            let mut newer = Block::new(meta(), [b"cd"]);
             let exchanged = block.swap_contents(&mut newer);
             assert_eq!(block.bytes(), if exchanged { b"cd" } else { b"ab" });
             drop(newer);
@@ -340,7 +341,7 @@ mod tests {
 
     #[test]
     fn clones_on_many_threads_leave_one_block_to_the_last() {
-        let block = Block::new(meta(), &[&[1; 100]]);
+        let block = Block::new(meta(), [&[1; 100]]);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -358,7 +359,7 @@ mod tests {
     #[test]
     fn whoever_is_last_frees_a_block_and_nobody_before() {
         crate::sync::scheduled::interleaved(400, || {
-            let block = Block::new(meta(), &[b"ab"]);
+            let block = Block::new(meta(), [b"ab"]);
             let threads = [(); 3].map(|()| {
                 let own = block.clone();
                 shuttle::thread::spawn(move || {

@@ -16,6 +16,7 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::atomic::Ordering;
 
 use super::events::Cause;
+use super::namespaces::Namespace;
 use super::shard::{Inner, Tally};
 use super::state::State;
 use super::table::{self, Id, Slot};
@@ -86,11 +87,11 @@ impl Evictor {
 impl State {
     /// After an insertion: makes room where there is too little.
     #[inline]
-    pub(super) fn keep_within(&self, is_settled: bool, number: u16) {
+    pub(super) fn keep_within(&self, is_settled: bool, number: u16, namespace: Option<&Namespace>) {
         if is_settled && self.budget.over().is_some() {
             self.evict();
         }
-        if let Some(namespace) = self.namespaces.get(number)
+        if let Some(namespace) = namespace
             && namespace.class() != 0
             && namespace.bytes() > namespace.bytes_max(self.budget.bytes_max())
         {
@@ -184,6 +185,8 @@ impl State {
             }
         }
         let mut are_small = true;
+        // Most are of one namespace: counted together.
+        let (mut number, mut tally) = (0, Tally::default());
         for entry in gone.get(taken..).unwrap_or_default() {
             let weight = entry.weight();
             are_small &= weight <= REUSED_BYTES_MAX;
@@ -191,8 +194,13 @@ impl State {
             if weight <= REUSED_BYTES_MAX {
                 (64..weight).step_by(64).for_each(|line| prefetch(entry.address() + line));
             }
-            inner.count(entry.namespace_number(), Tally::of(entry).negated());
+            if entry.namespace_number() != number {
+                inner.count(number, std::mem::take(&mut tally));
+                number = entry.namespace_number();
+            }
+            tally.add(Tally::of(entry).negated());
         }
+        inner.count(number, tally);
         inner.table.shrink();
         if !self.budget.is_strict() {
             bring_next_near(inner, are_small);
@@ -363,7 +371,7 @@ const BATCH_MAX: usize = 16;
 const BATCH_MIN: usize = 8;
 
 /// The fewest where the lock is held already.
-const BATCH_HERE_MIN: usize = 8;
+const BATCH_HERE_MIN: usize = 16;
 
 const QUEUE_MIN: usize = 8;
 const QUEUE_MAX: usize = 4096;

@@ -49,7 +49,7 @@ use self::shard::Tally;
 pub use self::state::Insertion;
 use self::state::State;
 use crate::clock::{Clock, Span, Timestamp};
-use crate::entry::Entry;
+use crate::entry::{Entry, Parts};
 use crate::error::Result;
 use crate::key::KeyRef;
 
@@ -163,14 +163,18 @@ impl Memory {
     /// else can happen to the key; it must be short, and not call this tier. The tier remembers no sequence of what
     /// left it: that nothing newer was written and evicted since is for `admit` to know.
     pub fn insert(&self, entry: Entry, admit: impl FnOnce() -> bool) -> Insertion {
-        self.insert_shown(entry, |_| admit())
+        let sequence = entry.sequence();
+        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() <= sequence), |_| admit())
     }
 
-    /// As [`Memory::insert`], with `admit` shown the entry, for whoever needs no handle of their own: what nobody else
-    /// holds can take the place of what it replaces in memory too.
-    pub(crate) fn insert_shown(&self, entry: Entry, admit: impl FnOnce(&Entry) -> bool) -> Insertion {
-        let sequence = entry.sequence();
-        self.0.insert(entry, |old| old.is_none_or(|old| old.sequence() <= sequence), admit)
+    /// As [`Memory::insert`], of an entry that is made here, which costs less: it is made while the processor waits for
+    /// the index, and, since nobody else holds it, can take the place of what it replaces in memory too. `admit` is shown
+    /// it.
+    ///
+    /// # Panics
+    /// As [`Entry::new`].
+    pub fn put(&self, key: KeyRef<'_>, parts: &Parts<'_>, admit: impl FnOnce(&Entry) -> bool) -> Insertion {
+        self.0.put(key, parts, |old| old.is_none_or(|old| old.sequence() <= parts.sequence), admit)
     }
 
     /// As [`Memory::insert`], for a copy read back from elsewhere: where the same write stands already, it stays, since

@@ -160,15 +160,19 @@ impl Inner {
         self.table.replace(at, entry, stamp, due)
     }
 
+    #[inline]
     pub(super) fn count(&mut self, namespace: u16, tally: Tally) {
         self.unsettled.add(tally);
-        let at = usize::from(namespace);
-        if self.tallies.len() <= at {
-            self.tallies.resize(at + 1, Tally::default());
+        match self.tallies.get_mut(usize::from(namespace)) {
+            Some(sum) => sum.add(tally),
+            None => self.count_first(namespace, tally),
         }
-        if let Some(sum) = self.tallies.get_mut(at) {
-            sum.add(tally);
-        }
+    }
+
+    #[cold]
+    fn count_first(&mut self, namespace: u16, tally: Tally) {
+        self.tallies.resize(usize::from(namespace), Tally::default());
+        self.tallies.push(tally);
     }
 }
 

@@ -20,7 +20,7 @@ use super::shard::{Inner, Shard, Tally};
 use super::table::{Due, Id, NEVER_DUE};
 use super::ticks;
 use crate::clock::{Clock, Timestamp};
-use crate::entry::Entry;
+use crate::entry::{Entry, Parts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -125,11 +125,42 @@ impl State {
         may_take: impl FnOnce(Option<&Entry>) -> bool,
         admit: impl FnOnce(&Entry) -> bool,
     ) -> Insertion {
-        let (shard, hash) = self.locate(entry.key_bytes());
+        let place = self.approach(entry.key_bytes());
+        self.insert_at(place, entry, may_take, admit)
+    }
+
+    /// As [`State::insert`], of an entry made here, while its place in the index is on the way from memory.
+    pub(super) fn put(
+        &self,
+        key: KeyRef<'_>,
+        parts: &Parts<'_>,
+        may_take: impl FnOnce(Option<&Entry>) -> bool,
+        admit: impl FnOnce(&Entry) -> bool,
+    ) -> Insertion {
+        let place = self.approach(key.as_str().as_bytes());
+        self.insert_at(place, Entry::new(key, parts), may_take, admit)
+    }
+
+    /// As [`State::locate`], for whoever will look there soon.
+    #[inline]
+    fn approach(&self, key: &[u8]) -> (&Shard, u32) {
+        let (shard, hash) = self.locate(key);
         shard.bring_home_near(hash);
+        (shard, hash)
+    }
+
+    #[inline]
+    fn insert_at(
+        &self,
+        (shard, hash): (&Shard, u32),
+        entry: Entry,
+        may_take: impl FnOnce(Option<&Entry>) -> bool,
+        admit: impl FnOnce(&Entry) -> bool,
+    ) -> Insertion {
         let number = self.namespaces.number(entry.namespace_bytes());
         entry.set_namespace_number(number);
-        let is_too_large = self.is_too_large(&entry, number);
+        let namespace = self.namespaces.get(number);
+        let is_too_large = entry.weight() as u64 > self.weight_max_in(namespace);
         let mut inner = shard.inner.write();
         let place = inner.table.look(hash, entry.key_bytes());
         if !may_take(place.ok().and_then(|at| inner.table.slot(at)?.entry())) {
@@ -140,9 +171,9 @@ impl State {
         }
         let (insertion, old) = match place {
             _ if is_too_large => (Insertion::Bypassed, place.ok().and_then(|at| self.take(&mut inner, at))),
-            Ok(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry)),
+            Ok(at) => (Insertion::Replaced, self.replace(&mut inner, at, entry, namespace)),
             Err(at) => {
-                self.add(&mut inner, at, hash, entry);
+                self.add(&mut inner, (at, hash), entry, namespace);
                 (Insertion::Inserted, None)
             }
         };
@@ -163,7 +194,7 @@ impl State {
         }
         self.let_go(&mut gone);
         if insertion != Insertion::Bypassed {
-            self.keep_within(is_settled, number);
+            self.keep_within(is_settled, number, namespace);
         }
         insertion
     }
@@ -208,12 +239,18 @@ impl State {
 
     /// The coarse deadline of an entry last used at `tick`: when the sweeper should look at it.
     pub(super) fn due_of(&self, entry: &Entry, tick: u64) -> Due {
+        self.due_in(self.namespaces.get(entry.namespace_number()), entry, tick)
+    }
+
+    /// As [`State::due_of`], for whoever has the entry's namespace.
+    #[inline]
+    fn due_in(&self, namespace: Option<&Namespace>, entry: &Entry, tick: u64) -> Due {
         let idle_due = self.idle_of(entry).map_or(NEVER_DUE, |idle| self.due_at(idle.over_at(tick)));
         let expires_at = entry.expires_at();
         if expires_at == Timestamp::NEVER {
             return idle_due;
         }
-        let grace_ms = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::grace_ms);
+        let grace_ms = namespace.map_or(0, Namespace::grace_ms);
         idle_due.min(self.due_at(Timestamp::from_millis(expires_at.as_millis().saturating_add(grace_ms))))
     }
 
@@ -257,6 +294,7 @@ impl State {
         Some(entry)
     }
 
+    #[inline]
     pub(super) fn count(&self, inner: &mut Inner, id: Id, entry: &Entry, tally: Tally) {
         let number = entry.namespace_number();
         inner.count(number, tally);
@@ -353,21 +391,33 @@ impl State {
         }
     }
 
-    fn add(&self, inner: &mut Inner, place: usize, hash: u32, entry: Entry) {
+    fn add(
+        &self,
+        inner: &mut Inner,
+        (place, hash): (usize, u32),
+        entry: Entry,
+        namespace: Option<&Namespace>,
+    ) {
         // Asked under the lock: `set_share` walks the shards after it has set the class.
-        let class = self.namespaces.get(entry.namespace_number()).map_or(0, Namespace::class);
+        let class = namespace.map_or(0, Namespace::class);
         let tick = self.tick(&entry);
-        let (id, due) = (Id::new(hash, class), self.due_of(&entry, tick));
+        let (id, due) = (Id::new(hash, class), self.due_in(namespace, &entry, tick));
         let tally = Tally::of(&entry);
         inner.arrived += tally.bytes;
         self.count(inner, id, &entry, tally);
         inner.insert(place, id, entry, (tick, due));
     }
 
-    fn replace(&self, inner: &mut Inner, at: usize, entry: Entry) -> Option<Entry> {
+    fn replace(
+        &self,
+        inner: &mut Inner,
+        at: usize,
+        entry: Entry,
+        namespace: Option<&Namespace>,
+    ) -> Option<Entry> {
         let id = inner.table.slot(at)?.id();
         let tick = self.tick(&entry);
-        let due = self.due_of(&entry, tick);
+        let due = self.due_in(namespace, &entry, tick);
         let (mut change, number) = (Tally::of(&entry), entry.namespace_number());
         inner.arrived += change.bytes;
         let old = inner.replace(at, entry, tick, due)?;
@@ -380,14 +430,15 @@ impl State {
         Some(old)
     }
 
-    fn is_too_large(&self, entry: &Entry, number: u16) -> bool {
-        entry.weight() as u64 > self.weight_max(number)
-    }
-
     /// The largest entry of a namespace that is kept.
     pub(super) fn weight_max(&self, number: u16) -> u64 {
+        self.weight_max_in(self.namespaces.get(number))
+    }
+
+    #[inline]
+    fn weight_max_in(&self, namespace: Option<&Namespace>) -> u64 {
         let limit = self.budget.bytes_max();
-        let share = self.namespaces.get(number).map_or(limit, |namespace| namespace.bytes_max(limit));
+        let share = namespace.map_or(limit, |namespace| namespace.bytes_max(limit));
         self.budget.weight_max().min(share)
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hifz::KeyRef;
 use hifz::clock::{Clock, Timestamp};
-use hifz::entry::{Entry, Parts};
+use hifz::entry::Parts;
 use hifz::memory::{Limits, Memory, resident_now};
 use parking_lot::Mutex;
 
@@ -81,7 +81,7 @@ impl Cache for Hifz {
             expires_at: self.expires_at,
             sequence: 1,
         };
-        self.memory.insert(Entry::new(key, &parts), || true);
+        self.memory.put(key, &parts, |_| true);
     }
 
     fn len(&self) -> usize {
