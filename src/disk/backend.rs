@@ -90,10 +90,14 @@ pub(crate) fn extend(path: &Path, limits: &Limits, bytes: u64) -> Result<(), Fau
     let inner = inner.map_err(redb::Error::from)?;
     let file = limits.fuse.mark(&name_of(path), false);
     let backend = Backend { inner, limits: limits.clone(), file };
-    if backend.len()? < bytes {
-        backend.set_len(bytes)?;
-        // Before redb's header can say that it is so long.
-        backend.sync_data()?;
+    let before_bytes = backend.len()?;
+    if before_bytes < bytes {
+        // Durable before redb's header can say that it is so long; where it is not, nothing may rely on it.
+        let extended = backend.set_len(bytes).and_then(|()| backend.sync_data());
+        if let Err(error) = extended {
+            backend.set_len(before_bytes)?;
+            return Err(error.into());
+        }
     }
     Ok(backend.close()?)
 }
@@ -177,7 +181,7 @@ struct Burning {
     left: AtomicU64,
     #[cfg(test)]
     tape: super::tape::Tape,
-    /// Nothing can be appended.
+    /// No file can be made longer.
     #[cfg(test)]
     is_full: std::sync::atomic::AtomicBool,
     /// Nothing waits for the disk; for tests that open many files.
@@ -206,10 +210,18 @@ impl Fuse {
         Self(Arc::new(Burning { left: AtomicU64::new(u64::MAX), tape, is_full, is_hasty: true }))
     }
 
-    /// Whether appending fails, as it would on a full disk.
+    /// Whether no file can be made longer, as on a full disk.
     #[cfg(test)]
     pub(crate) fn set_full(&self, is_full: bool) {
         self.0.is_full.store(is_full, Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    fn check_full(&self) -> io::Result<()> {
+        if self.0.is_full.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
+        }
+        Ok(())
     }
 
     /// Everything that was written, where it is recorded.
@@ -256,8 +268,8 @@ impl Fuse {
             return Ok(());
         }
         #[cfg(test)]
-        if matches!(act, Act::Append(_)) && self.0.is_full.load(Ordering::SeqCst) {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "no space left on device"));
+        if matches!(act, Act::Append(_)) {
+            self.check_full()?;
         }
         #[cfg(test)]
         let run = || self.tape().record(file, &act, run);
@@ -301,6 +313,10 @@ impl StorageBackend for Backend {
         if len > file_bytes_max && len > self.inner.len()? {
             let message = format!("{BOUND_REACHED} {file_bytes_max} bytes");
             return Err(io::Error::new(io::ErrorKind::QuotaExceeded, message));
+        }
+        #[cfg(test)]
+        if len > self.inner.len()? {
+            self.limits.fuse.check_full()?;
         }
         self.limits.fuse.act(&self.file, Act::Length(len), || self.inner.set_len(len))
     }

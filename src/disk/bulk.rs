@@ -212,15 +212,21 @@ impl Bulk {
         })
     }
 
-    /// Closes the file, makes it `bytes` long and opens it again.
-    pub(crate) fn grow(self, path: &Path, limits: &Limits, bytes: u64) -> Result<(Self, Meta), Fault> {
+    /// Closes the file, makes it `bytes` long and opens it again; as it was, where it cannot be made longer, with why.
+    pub(crate) fn grow(
+        self,
+        path: &Path,
+        limits: &Limits,
+        bytes: u64,
+    ) -> Result<(Self, Meta, Option<Fault>), Fault> {
         self.file.check_in_place()?;
         fenced(|| {
             drop(self);
             Ok(())
         })?;
-        backend::extend(path, limits, bytes)?;
-        Self::open(path, limits)
+        let extended = backend::extend(path, limits, bytes);
+        let (bulk, meta) = Self::open(path, limits)?;
+        Ok((bulk, meta, extended.err()))
     }
 
     /// Gives free pages at the end of the file back to the system; nothing else may use the file meanwhile.

@@ -621,6 +621,85 @@ fn a_file_is_grown_by_what_is_needed_an_eighth_at_least_and_within_its_bound() {
     }
 }
 
+/// Puts so many of 40 kB from `number` on, and flushes.
+fn put_large(disk: &Disk, first: u64, number: u64, count: u64) -> crate::Result<()> {
+    for number in number..number + count {
+        disk.put(&until(&format!("a:{number}"), &vec![1; 40_000], first + number, 1000));
+    }
+    disk.flush()
+}
+
+/// Whether the file is made larger before so much is written.
+fn is_to_grow(disk: &Disk, incoming_bytes: u64) -> bool {
+    let stored_bytes = disk.shared.catalog.read().sums.stored_bytes;
+    grown_bytes(disk.shared.options.bytes_max, disk.status().file_bytes, stored_bytes, incoming_bytes)
+        .is_some()
+}
+
+#[test]
+fn a_file_that_cannot_grow_is_used_as_it_is_and_says_why_when_it_is_full() {
+    let (temp, fuse) = (tempfile::tempdir().unwrap(), Fuse::hasty());
+    let options = DiskOptions { queue_bytes_max: 8 << 20, ..options() };
+    let (disk, first) = open_with(temp.path(), options, fuse.clone());
+    let mut number = 0;
+    while number < 300 {
+        put_large(&disk, first, number, 50).unwrap();
+        number += 50;
+    }
+    fuse.set_full(true);
+    let mut in_vain = 0;
+    loop {
+        let is_to_grow = is_to_grow(&disk, 400_000);
+        let flushed = put_large(&disk, first, number, 10);
+        number += 10;
+        if flushed.is_err() {
+            break;
+        }
+        in_vain += u64::from(is_to_grow);
+        assert!(number < 3000, "it grows all the same");
+        assert_eq!(disk.status().state, DiskState::Healthy);
+        assert!(disk.get(key("a:1")).is_some() && disk.get(key(&format!("a:{}", number - 1))).is_some());
+    }
+    assert!(in_vain > 0, "there were free pages");
+    let DiskState::Degraded(reason) = disk.status().state else { panic!("{:?}", disk.status()) };
+    assert!(reason.contains("no space left"), "{reason}");
+    fuse.set_full(false);
+    disk.flush().or_else(|_| disk.flush()).unwrap();
+    assert_eq!(disk.status().state, DiskState::Healthy);
+    assert!((0..number).all(|number| disk.get(key(&format!("a:{number}"))).is_some()));
+}
+
+#[test]
+fn a_disk_that_fails_at_any_write_of_a_growth_undoes_nothing_and_recovers() {
+    let (temp, fuse) = (tempfile::tempdir().unwrap(), Fuse::hasty());
+    let options = DiskOptions { bytes_max: 256 << 20, queue_bytes_max: 8 << 20, ..options() };
+    let (disk, first) = open_with(temp.path(), options, fuse.clone());
+    put_large(&disk, first, 0, 150).unwrap();
+    put_large(&disk, first, 150, 150).unwrap();
+    let (mut number, mut failed) = (300, 0);
+    for writes in (0..18).step_by(2) {
+        while !is_to_grow(&disk, 400_000) && number < 3000 {
+            put_large(&disk, first, number, 10).unwrap();
+            number += 10;
+        }
+        fuse.set(writes);
+        let flushed = put_large(&disk, first, number, 10);
+        number += 10;
+        if flushed.is_err() {
+            failed += 1;
+            let DiskState::Degraded(reason) = disk.status().state else { panic!("{:?}", disk.status()) };
+            assert!(reason.contains("no space left"), "{reason}");
+        }
+        fuse.set(u64::MAX);
+        disk.flush().or_else(|_| disk.flush()).unwrap();
+        assert_eq!(disk.status().state, DiskState::Healthy);
+        assert!(disk.get(key(&format!("a:{}", number - 1))).is_some(), "after {writes} writes");
+    }
+    let lost = (0..number).find(|number| disk.get(key(&format!("a:{number}"))).is_none());
+    assert_eq!((lost, disk.status().evicted), (None, 0));
+    assert!(failed > 4, "{failed}");
+}
+
 #[test]
 fn a_bound_that_is_no_doubling_of_a_small_file_is_made_use_of() {
     for bytes_max in [24_u64 << 20, 50_000_000, 100_000_000] {
@@ -654,7 +733,8 @@ fn a_file_is_grown_beyond_four_gigabytes_to_any_number_of_pages() {
     // The file is full of holes and takes next to nothing. A region ends one page after a multiple of its size.
     for bytes in [REGION - PAGE, REGION, REGION + PAGE, REGION + 2 * PAGE, 2 * REGION + 77 * PAGE, 5 * REGION]
     {
-        let (grown, found) = bulk.grow(&path, &limits, bytes).unwrap();
+        let (grown, found, fault) = bulk.grow(&path, &limits, bytes).unwrap();
+        assert!(fault.is_none(), "{fault:?}");
         assert_eq!((found, std::fs::metadata(&path).unwrap().len()), (meta, bytes));
         meta.commit += 1;
         grown.commit(&Batch::default(), &meta).unwrap();

@@ -41,6 +41,8 @@ pub(crate) struct Writer {
     squeezed_bytes: u64,
     /// The file was too small for a batch, but may grow.
     is_short: bool,
+    /// The file could not be made larger, and is not tried again until then.
+    cramped_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -65,6 +67,7 @@ impl Writer {
             squeezes: 0,
             squeezed_bytes: 0,
             is_short: false,
+            cramped_until: None,
         }
     }
 
@@ -186,6 +189,7 @@ impl Writer {
     }
 
     /// Makes the file larger, in steps of an eighth at least, before redb doubles it. Who reads from it meanwhile waits.
+    /// A file that cannot be made larger is written to as it is: what is free in it may do.
     fn grow(&mut self, incoming_bytes: u64) -> Result<(), Fault> {
         let shared = Arc::clone(&self.shared);
         let (file_bytes, bytes_max) = (self.file_bytes(), shared.limits.file_bytes_max.bytes());
@@ -196,15 +200,31 @@ impl Writer {
             return Ok(());
         };
         let began = monotonic_now();
+        if self.cramped_until.is_some_and(|until| began < until) {
+            return Ok(());
+        }
         let mut slot = shared.bulk.write();
         let Some(bulk) = slot.take() else { return Ok(()) };
-        let (bulk, meta) = bulk.grow(&shared.dir.cache_file(), &shared.limits, grown_bytes)?;
+        let (bulk, meta, fault) = bulk.grow(&shared.dir.cache_file(), &shared.limits, grown_bytes)?;
         if self.meta != Some(meta) {
             return Err(Fault::Damaged("it is not the file that was closed".to_owned()));
         }
         *slot = Some(bulk);
         drop(slot);
-        tracing::debug!(file_bytes, grown_bytes, elapsed = ?began.elapsed(), "cache.redb was made larger");
+        self.cramped_until = fault.as_ref().and_then(|_| began.checked_add(CRAMPED_FOR));
+        match fault {
+            None => {
+                tracing::debug!(file_bytes, grown_bytes, elapsed = ?began.elapsed(), "cache.redb was made larger");
+            }
+            Some(fault) => {
+                tracing::warn!(
+                    file_bytes,
+                    grown_bytes,
+                    reason = fault.reason(),
+                    "cache.redb cannot be made larger"
+                );
+            }
+        }
         Ok(())
     }
 
@@ -387,6 +407,7 @@ impl Writer {
 
     fn fail(&mut self, fault: &Fault) {
         self.drop_bulk(fault);
+        self.cramped_until = None;
         if fault.reason().contains(super::backend::BOUND_REACHED) {
             self.squeeze();
         }
@@ -513,6 +534,9 @@ const FILED_A_STEP: usize = 512;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// So long a file that could not be made larger is left at its size.
+const CRAMPED_FOR: Duration = Duration::from_secs(10);
 
 const SQUEEZES_MAX: u64 = 6;
 
