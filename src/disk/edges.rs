@@ -15,7 +15,7 @@ use super::kit::{self, NOW, delete, key, killed_copy};
 use super::log::MarkLog;
 use super::queue::Ops;
 use super::record::fingerprint;
-use super::state::Shared;
+use super::state::{Shared, half};
 use super::tidy::Tidying;
 use super::{Disk, DiskOptions, DiskState, Floor, Kept};
 use crate::clock::Timestamp;
@@ -344,6 +344,41 @@ fn of_a_file_that_is_given_up_nothing_is_shown_any_more() {
 }
 
 #[test]
+fn what_is_taken_out_while_a_walk_or_a_page_goes_on_is_not_shown() {
+    let temp = tempfile::tempdir().unwrap();
+    let (disk, first) = open_at(temp.path());
+    for (number, name) in (0..).zip(["a:1", "a:2", "a:3"]) {
+        disk.put(&until(name, b"value", first + number, 1000));
+    }
+    disk.flush().unwrap();
+    disk.forget(key("a:2"), first + 10);
+    let mut shown = Vec::new();
+    disk.walk(10, &mut |entry| {
+        shown.push(entry.key().to_string());
+        // It has been read by now, and what takes it out waits no more.
+        disk.flush().unwrap();
+    });
+    assert_eq!(shown, ["a:1", "a:3"]);
+    // The same with a page: whoever read the file first would ask only now what waits.
+    disk.forget(key("a:3"), first + 11);
+    let mut queue = disk.shared.queue();
+    let page = std::thread::scope(|scope| {
+        let paging = scope.spawn(|| disk.page(0, 10));
+        std::thread::park_timeout(Duration::from_millis(50));
+        // As the writer does it.
+        let half = half(fingerprint(key("a:3")));
+        let Look::Here(found) = disk.shared.catalog.read().look(half) else { panic!("it lies there") };
+        disk.shared.catalog.write().bury(half, found.place);
+        queue.take();
+        queue.finish();
+        drop(queue);
+        paging.join().unwrap()
+    });
+    let shown: Vec<String> = page.entries.values().map(|entry| entry.key().to_string()).collect();
+    assert_eq!(shown, ["a:1"]);
+}
+
+#[test]
 fn who_overwrites_what_is_being_given_up_returns_when_its_file_is_gone() {
     let ways: [fn(&Shared) -> crate::Result<()>; 2] = [Shared::discard_bulk, Shared::quarantine_bulk];
     for give_up in ways {
@@ -622,7 +657,7 @@ fn a_file_is_grown_by_what_is_needed_an_eighth_at_least_and_within_its_bound() {
 }
 
 /// Puts so many of 40 kB from `number` on, and flushes.
-fn put_large(disk: &Disk, first: u64, number: u64, count: u64) -> crate::Result<()> {
+pub(super) fn put_large(disk: &Disk, first: u64, number: u64, count: u64) -> crate::Result<()> {
     for number in number..number + count {
         disk.put(&until(&format!("a:{number}"), &vec![1; 40_000], first + number, 1000));
     }

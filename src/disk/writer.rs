@@ -560,3 +560,33 @@ const COMPACT_BYTES_MIN: u64 = 1 << 20;
 
 /// Compacting more would hold up the end of the process for more than some seconds.
 const COMPACT_BYTES_MAX: u64 = 2 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::super::backend::Fuse;
+    use super::super::edges::put_large;
+    use super::super::kit;
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_too_short_for_what_is_tidied_grows_while_nobody_puts() {
+        let temp = tempfile::tempdir().unwrap();
+        let (disk, truth) = kit::open_with(temp.path(), kit::options(), Fuse::hasty());
+        put_large(&disk, truth.first_sequence, 0, 300).unwrap();
+        let shared = Arc::clone(&disk.shared);
+        disk.close().unwrap();
+        let (_, meta) = Bulk::open(&shared.dir.cache_file(), &shared.limits).unwrap();
+        // Another writer in the place of the one that has ended.
+        shared.is_closed.store(false, Ordering::SeqCst);
+        let mut writer = Writer::new(Arc::clone(&shared), channel().0, meta.store);
+        writer.get_ready().unwrap();
+        let before_bytes = writer.file_bytes();
+        writer.step(&Ops::default(), Turn::Tidy).unwrap();
+        assert_eq!(writer.file_bytes(), before_bytes, "for nothing it does not grow");
+        writer.fail(&Fault::Failed(format!("{} 0 bytes", super::super::backend::BOUND_REACHED)));
+        assert!(writer.is_short);
+        writer.get_ready().unwrap();
+        writer.step(&Ops::default(), Turn::Tidy).unwrap();
+        assert!(writer.file_bytes() >= before_bytes / 8 * 9, "{}", writer.file_bytes());
+    }
+}
