@@ -19,7 +19,7 @@
 //!
 //! | part | what it does | what it must never know |
 //! |---|---|---|
-//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync`, `prefetch` | the ground: failures, time, names, globs, bytes of small metadata, locks, a hint to the processor | everything below |
+//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync`, `prefetch`, `fence` | the ground: failures, time, names, globs, bytes of small metadata, locks, a hint to the processor, databases that close without a panic | everything below |
 //! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
 //! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
@@ -45,6 +45,7 @@ mod disk;
 mod engine;
 pub mod entry;
 mod error;
+mod fence;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

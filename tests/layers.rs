@@ -22,6 +22,8 @@ const TABLE: &[Row] = &[
     Row { module: "sync", may_import: &[], crates: &[] },
     // One unsafe line that two tiers need.
     Row { module: "prefetch", may_import: &[], crates: &[] },
+    // What both files need to be closed.
+    Row { module: "fence", may_import: &[], crates: &["redb"] },
     Row { module: "error", may_import: &[], crates: &[] },
     Row { module: "clock", may_import: &["error"], crates: &[] },
     Row { module: "codec", may_import: &["error"], crates: &["bincode"] },
@@ -39,7 +41,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         module: "disk",
-        may_import: &["clock", "codec", "datadir", "entry", "error", "key", "pattern", "prefetch"],
+        may_import: &["clock", "codec", "datadir", "entry", "error", "fence", "key", "pattern", "prefetch"],
         crates: &["bincode", "redb"],
     },
     Row {
@@ -65,7 +67,7 @@ const TABLE: &[Row] = &[
     },
     Row {
         module: "content",
-        may_import: &["clock", "codec", "datadir", "entry", "error", "key", "source"],
+        may_import: &["clock", "codec", "datadir", "entry", "error", "fence", "key", "source"],
         crates: &["bincode", "redb"],
     },
     // An HTTP client, handed what the keys stand for by the server, so that it knows neither content nor engine.

@@ -19,20 +19,21 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use redb::{
-    Builder, Database as Redb, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable,
-    StorageError, Table, TableDefinition, TableError,
+    Builder, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageError, Table,
+    TableDefinition, TableError,
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fence::Fenced;
 
 /// An open content file.
 pub(super) struct Database {
     file: PathBuf,
     /// The handle in use, `None` after it met an error that only opening the file again clears. Locked only to look
     /// at or to replace it, never during a transaction.
-    handle: Mutex<Option<Arc<Redb>>>,
+    handle: Mutex<Option<Arc<Fenced>>>,
     /// Device and inode of the file, once it stands at its place: a change must not go to a file that has lost its name.
     identity: OnceLock<(u64, u64)>,
     /// The places of damaged documents that somebody met, for health; some may have been mended since.
@@ -49,7 +50,7 @@ impl Database {
         Ok(database)
     }
 
-    fn over(file: &Path, handle: Redb) -> Self {
+    fn over(file: &Path, handle: Fenced) -> Self {
         Self {
             file: file.to_owned(),
             handle: Mutex::new(Some(Arc::new(handle))),
@@ -65,6 +66,7 @@ impl Database {
         let fresh = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun);
         fresh.map_err(|error| failed(&begun, "cannot be made", error))?;
         let handle = fenced(|| builder().create(&begun).map_err(|error| opening(&begun, error)))?;
+        let handle = Fenced::new(handle);
         let database = Self::over(file, handle);
         database.write(seed)?;
         std::fs::rename(&begun, file).map_err(|error| failed(file, "cannot be put in place", error))?;
@@ -160,7 +162,7 @@ impl Database {
     }
 
     /// Runs `call` on the handle in use, opening the file again where there is none; lets go of a handle that failed.
-    fn attempt<T>(&self, call: impl FnOnce(&Redb) -> Result<T>) -> Result<T> {
+    fn attempt<T>(&self, call: impl FnOnce(&Fenced) -> Result<T>) -> Result<T> {
         let database = self.current()?;
         let outcome = fenced(|| call(&database));
         if outcome.as_ref().is_err_and(is_handle_lost) {
@@ -200,7 +202,7 @@ impl Database {
         Ok(damaged)
     }
 
-    fn current(&self) -> Result<Arc<Redb>> {
+    fn current(&self) -> Result<Arc<Fenced>> {
         let mut handle = self.handle.lock();
         if let Some(database) = &*handle {
             return Ok(Arc::clone(database));
@@ -398,13 +400,14 @@ fn line_key(id: u64) -> String {
     format!("outbox/{id}")
 }
 
-fn open_file(file: &Path) -> Result<Redb> {
+fn open_file(file: &Path) -> Result<Fenced> {
     let found = std::fs::metadata(file).map_err(|error| failed(file, "cannot be opened", error))?;
     if found.permissions().mode() & 0o077 != 0 {
         let private = std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600));
         private.map_err(|error| failed(file, "cannot be made private", error))?;
     }
-    fenced(|| builder().open(file).map_err(|error| opening(file, error))).map_err(|error| {
+    let opened = fenced(|| builder().open(file).map_err(|error| opening(file, error)));
+    opened.map(Fenced::new).map_err(|error| {
         match error.kind() {
             // A panic while opening is damage of the file and nothing else.
             ErrorKind::ContentDamaged => not_trusted(file, &error),

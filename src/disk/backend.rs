@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use redb::StorageBackend;
 use redb::backends::FileBackend;
-use redb::{Database, StorageBackend};
+
+use crate::fence::Fenced;
 
 /// Why an operation on a redb file did not succeed.
 #[derive(Debug, Clone)]
@@ -79,7 +81,7 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
             .set_cache_size(limits.page_cache_bytes)
             .create_with_backend(backend)
             .map_err(redb::Error::from)?;
-        Ok(Opened { db, path: path.to_owned(), identity })
+        Ok(Opened { db: Fenced::new(db), path: path.to_owned(), identity })
     })
 }
 
@@ -105,7 +107,7 @@ pub(crate) fn extend(path: &Path, limits: &Limits, bytes: u64) -> Result<(), Fau
 /// An open database and the file that it is.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    pub(crate) db: Database,
+    pub(crate) db: Fenced,
     path: PathBuf,
     identity: (u64, u64),
 }
