@@ -450,11 +450,16 @@ fn failed(file: &Path, what: &str, error: io::Error) -> Error {
 
 fn stored(error: redb::Error) -> Error {
     use redb::Error as E;
-    match error {
-        E::Corrupted(_) | E::TableTypeMismatch { .. } | E::TableDoesNotExist(_) => {
-            Error::new(ErrorKind::ContentDamaged, "the content store is damaged").because(error)
-        }
-        _ => Error::new(ErrorKind::DiskFailed, "the content store failed").because(error),
+    let is_damage = match &error {
+        E::Corrupted(_) | E::TableTypeMismatch { .. } | E::TableDoesNotExist(_) => true,
+        // A damaged page that names one beyond the end of the file.
+        E::Io(error) => matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData),
+        _ => false,
+    };
+    if is_damage {
+        Error::new(ErrorKind::ContentDamaged, "the content store is damaged").because(error)
+    } else {
+        Error::new(ErrorKind::DiskFailed, "the content store failed").because(error)
     }
 }
 
@@ -500,3 +505,16 @@ const BEGUN_FILE: &str = "hifz-content.new";
 
 /// redb's page cache is resident memory; the cache tiers stand in front of this file anyway.
 const CACHE_BYTES: usize = 2 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_not_there_is_damage_and_a_disk_that_cannot_be_read_is_none() {
+        let kind_of = |kind: io::ErrorKind| stored(redb::Error::Io(kind.into())).kind();
+        assert_eq!(kind_of(io::ErrorKind::UnexpectedEof), ErrorKind::ContentDamaged);
+        assert_eq!(kind_of(io::ErrorKind::InvalidData), ErrorKind::ContentDamaged);
+        assert_eq!(kind_of(io::ErrorKind::Other), ErrorKind::DiskFailed);
+    }
+}
