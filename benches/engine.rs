@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hifz::clock::monotonic_now;
 use hifz::source::{Ask, Loaded, Loading, Source};
-use hifz::{Cache, Key, KeyRef, Namespace};
+use hifz::{Cache, Key, KeyRef, Namespace, SetOptions};
 
 /// Answers at once.
 #[derive(Debug, Clone)]
@@ -86,7 +86,9 @@ fn batches() {
     // In an order that has nothing to do with how they stand in memory.
     let asked: Vec<KeyRef<'_>> =
         (0..keys.len()).map(|at| keys[(at * 611_953) % keys.len()].as_key_ref()).collect();
-    let mut ratios = [Vec::new(), Vec::new()];
+    let (value, options) = ([7; 100], SetOptions::new());
+    let fill = || asked.iter().for_each(|key| cache.set(*key, value).unwrap());
+    let mut ratios: [Vec<f64>; 4] = Default::default();
     for _ in 0..ROUNDS {
         let one_by_one = timed(|| asked.iter().for_each(|key| drop(cache.get(*key).unwrap())));
         let batched =
@@ -97,8 +99,26 @@ fn batches() {
             asked.chunks(100).for_each(|few| cache.set_many(few.iter().map(|key| (*key, [7; 100]))).unwrap());
         });
         ratios[1].push(batched / one_by_one);
+        let one_by_one =
+            timed(|| asked.iter().for_each(|key| cache.set_with(*key, value, &options).unwrap()));
+        let batched = timed(|| {
+            for few in asked.chunks(100) {
+                cache.set_each(few.iter().map(|key| (*key, &value[..], &options))).unwrap();
+            }
+        });
+        ratios[2].push(batched / one_by_one);
+        let one_by_one = timed(|| asked.iter().for_each(|key| assert!(cache.delete(*key).unwrap())));
+        fill();
+        let batched = timed(|| {
+            for few in asked.chunks(100) {
+                assert_eq!(cache.delete_many(few.iter().copied()).unwrap(), few.len() as u64);
+            }
+        });
+        fill();
+        ratios[3].push(batched / one_by_one);
     }
-    for (name, mut ratios) in ["get_many of 100", "set_many of 100"].into_iter().zip(ratios) {
+    let names = ["get_many of 100", "set_many of 100", "set_each of 100", "delete_many of 100"];
+    for (name, mut ratios) in names.into_iter().zip(ratios) {
         ratios.sort_by(f64::total_cmp);
         println!("{name:24} {:>10.2} of what its parts cost, 1 M entries", ratios[ROUNDS / 2]);
     }

@@ -105,6 +105,60 @@ fn a_batch_with_a_value_that_is_too_large_changes_nothing_and_names_its_key() {
     assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"last");
 }
 
+#[test]
+fn a_batch_of_writes_with_options_of_their_own_keeps_its_order_and_is_all_or_nothing() {
+    let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+    let cache = Cache::builder().memory(1 << 20).clock(clock.clone()).open().unwrap();
+    let (plain, brief) = (SetOptions::new(), SetOptions::new().ttl(Duration::from_secs(10)));
+    let (tagged, refused) = (SetOptions::new().tags(["t"]), SetOptions::new().ttl(Duration::ZERO));
+    cache.set("a:1", "before").unwrap();
+    let large = vec![0; 600 << 10];
+    for (bad, kind, place) in [
+        (("", &b"small"[..], &plain), ErrorKind::KeyInvalid, None),
+        (("a:2", b"small", &refused), ErrorKind::ArgumentInvalid, Some("ttl")),
+        (("a:2", &large, &plain), ErrorKind::ValueTooLarge, Some("a:2")),
+    ] {
+        let error =
+            cache.set_each([("a:1", &b"after"[..], &plain), bad, ("a:3", b"after", &plain)]).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(place.is_none() || error.place() == place, "{error}");
+        assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"before");
+        assert!(!cache.exists("a:2").unwrap() && !cache.exists("a:3").unwrap());
+    }
+    // Of two of one key the later one, with its own options alone.
+    let batch = [("a:1", &b"one"[..], &brief), ("a:2", b"two", &brief), ("a:1", b"last", &tagged)];
+    cache.set_each(batch).unwrap();
+    let last = cache.peek("a:1").unwrap().unwrap();
+    assert_eq!((last.body(), last.tags().collect::<Vec<_>>()), (&b"last"[..], vec!["t"]));
+    assert_ne!(cache.ttl("a:1").unwrap(), cache.ttl("a:2").unwrap());
+    assert_eq!(cache.ttl("a:2").unwrap(), Some(Ttl::Left(Duration::from_secs(10))));
+    assert_eq!(cache.invalidate_tag("t").unwrap(), 1);
+    cache.set_each(Vec::<(&str, &[u8], &SetOptions)>::new()).unwrap();
+}
+
+#[test]
+fn a_batch_of_deletes_counts_each_key_once_outlives_the_process_and_is_all_or_nothing() {
+    let directory = tempdir().unwrap();
+    let cache = mostly_on_disk(directory.path());
+    cache.set_many(["a:1", "a:2", "a:3", "b:1"].map(|name| (name, "value"))).unwrap();
+    cache.flush().unwrap();
+    assert_eq!(cache.delete_many(["a:1", "", "a:2"]).unwrap_err().kind(), ErrorKind::KeyInvalid);
+    assert!(cache.exists("a:1").unwrap() && cache.exists("a:2").unwrap());
+    assert_eq!(cache.delete_many(Vec::<&str>::new()).unwrap(), 0);
+    // In memory and on disk, twice, and never seen.
+    assert_eq!(cache.delete_many(["b:1", "a:1", "a:9", "a:1"]).unwrap(), 2);
+    let left = || keys(&cache, None, None, 10).into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(left(), ["a:2", "a:3"].map(String::from).into());
+    assert_eq!(cache.delete_many(["b:1", "a:1"]).unwrap(), 0);
+    cache.set("a:1", "written after it").unwrap();
+    cache.close().unwrap();
+    drop(cache);
+    let cache = mostly_on_disk(directory.path());
+    assert_eq!(keys(&cache, None, None, 10).into_iter().collect::<BTreeSet<_>>().len(), 3);
+    assert_eq!(cache.get("a:1").unwrap().unwrap().body(), b"written after it");
+    assert!(!cache.exists("b:1").unwrap());
+}
+
 /// Enough that a batch of looks is read ahead, which begins above a few megabytes.
 fn well_filled(clock: &Clock) -> Cache {
     let cache = Cache::builder().memory(32 << 20).clock(clock.clone()).open().unwrap();
