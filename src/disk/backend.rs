@@ -5,7 +5,7 @@
 //! Files are 0600. There is no lock here: the data directory's one-process lock covers every file in it, and
 //! `disk/state.rs` sees to it that a process opens a file once.
 
-use std::fs::{Metadata, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -72,11 +72,8 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
     fenced(|| {
         let file =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
-        let metadata = file.metadata()?;
-        let identity = identity(&metadata);
-        let inner = FileBackend::new(file).map_err(redb::Error::from)?;
-        let file = limits.fuse.mark(&name_of(path), metadata.len() == 0);
-        let backend = Backend { inner, limits: limits.clone(), file };
+        let identity = identity(&file.metadata()?);
+        let backend = Backend::of(file, path, limits)?;
         let db = redb::Builder::new()
             .set_cache_size(limits.page_cache_bytes)
             .create_with_backend(backend)
@@ -88,10 +85,7 @@ pub(crate) fn open(path: &Path, limits: &Limits) -> Result<Opened, Fault> {
 /// Makes the closed file at `path` `bytes` long, whole pages, of which the new ones are free. redb by itself only ever
 /// doubles a file, but takes one that has grown as it is (its `DatabaseHeader::finalize`).
 pub(crate) fn extend(path: &Path, limits: &Limits, bytes: u64) -> Result<(), Fault> {
-    let inner = FileBackend::new(OpenOptions::new().read(true).write(true).open(path)?);
-    let inner = inner.map_err(redb::Error::from)?;
-    let file = limits.fuse.mark(&name_of(path), false);
-    let backend = Backend { inner, limits: limits.clone(), file };
+    let backend = Backend::of(OpenOptions::new().read(true).write(true).open(path)?, path, limits)?;
     let before_bytes = backend.len()?;
     if before_bytes < bytes {
         // Durable before redb's header can say that it is so long; where it is not, nothing may rely on it.
@@ -298,6 +292,15 @@ struct Backend {
     limits: Limits,
     /// Its name, for those who record what is written.
     file: String,
+}
+
+impl Backend {
+    /// Of `file`, which stands at `path`.
+    fn of(file: File, path: &Path, limits: &Limits) -> Result<Self, Fault> {
+        let is_new = file.metadata()?.len() == 0;
+        let inner = FileBackend::new(file).map_err(redb::Error::from)?;
+        Ok(Self { inner, limits: limits.clone(), file: limits.fuse.mark(&name_of(path), is_new) })
+    }
 }
 
 impl StorageBackend for Backend {
