@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::IntoResponse;
 use hyper::body::{Frame, SizeHint};
 
@@ -22,13 +21,13 @@ use crate::engine::{Answer, Remains, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
 
-use super::Site;
 use super::admin::run;
 use super::auth::Owner;
 use super::conditions::{Validators, WriteConditions};
 use super::incoming::{BOOKMARKS_TIMES, read_whole_beside};
 use super::problem::Problem;
 use super::reply::{Representation, explained};
+use super::{Sharing, Site};
 
 type Reply = Result<Response<Body>, Problem>;
 
@@ -185,22 +184,10 @@ pub(super) async fn one_options() -> impl IntoResponse {
     (StatusCode::NO_CONTENT, [(header::ALLOW, "PUT, DELETE, OPTIONS")])
 }
 
-/// Lets pages of every origin ask, which hold a token of their own: no cookie opens these routes, so that a page gets
+/// Pages of every origin may ask, which hold a token of their own: no cookie opens these routes, so that a page gets
 /// nothing by being visited.
-pub(super) async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
-    let is_preflight = request.method() == Method::OPTIONS;
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
-    if is_preflight {
-        headers
-            .insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, DELETE"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED));
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
-    }
-    response
-}
+pub(super) const SHARING: Sharing =
+    Sharing { methods: "GET, HEAD, PUT, DELETE", allowed: ALLOWED, exposed: EXPOSED };
 
 /// Checks what a change demands, inside its transaction.
 pub(super) fn check(conditions: &WriteConditions, standing: &Standing) -> crate::Result<()> {

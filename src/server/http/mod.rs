@@ -163,7 +163,9 @@ fn shared_routes(site: &Site) -> Routes {
     let readers_only = from_fn_with_state(site.clone(), auth::readers_only);
     content_routes().through(|router| {
         let router = router.route_layer(from_fn(spelling::one_address)).route_layer(readers_only);
-        limited(router, site).method_not_allowed_fallback(no_such_method).layer(from_fn(share_across_origins))
+        limited(router, site)
+            .method_not_allowed_fallback(no_such_method)
+            .layer(from_fn_with_state(&SHARING, share_across_origins))
     })
 }
 
@@ -171,7 +173,7 @@ fn shared_routes(site: &Site) -> Routes {
 fn own_routes(site: &Site) -> Routes {
     user_routes().through(|router| {
         let router = limited(router, site).method_not_allowed_fallback(no_such_method);
-        router.layer(from_fn(bookmarks::share_across_origins))
+        router.layer(from_fn_with_state(&bookmarks::SHARING, share_across_origins))
     })
 }
 
@@ -290,16 +292,33 @@ async fn no_such_method(request: Request) -> Response<Body> {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", detail).into_response()
 }
 
-/// Lets pages of every origin read the content, which is the same for everybody.
-async fn share_across_origins(request: Request, next: Next) -> Response<Body> {
+/// What pages of other origins may do.
+#[derive(Debug)]
+struct Sharing {
+    methods: &'static str,
+    /// The request headers that they may send.
+    allowed: &'static str,
+    /// The response headers that they may read.
+    exposed: &'static str,
+}
+
+/// Pages of every origin may read the content, which is the same for everybody.
+const SHARING: Sharing = Sharing { methods: "GET, HEAD", allowed: ALLOWED, exposed: EXPOSED };
+
+/// Lets pages of every origin ask, for what `sharing` says.
+async fn share_across_origins(
+    State(sharing): State<&'static Sharing>,
+    request: Request,
+    next: Next,
+) -> Response<Body> {
     let is_preflight = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(sharing.exposed));
     if is_preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD"));
-        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(ALLOWED));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(sharing.methods));
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(sharing.allowed));
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     }
     response
