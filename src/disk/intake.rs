@@ -79,11 +79,19 @@ impl Intake {
         self.is_certain && !self.seen.has(order(fingerprint))
     }
 
-    /// What has arrived since the last call.
-    pub(crate) fn take(&mut self) -> Vec<Entry> {
-        self.arrived_bytes = 0;
+    /// Whether anything has arrived since it was last taken.
+    pub(crate) fn has_arrived(&self) -> bool {
+        !self.arrived.is_empty()
+    }
+
+    /// What has arrived since the last call, and its bytes.
+    pub(crate) fn take(&mut self) -> (Vec<Entry>, u64) {
+        // Who finds nothing leaves the room that was made for what comes next.
+        if self.arrived.is_empty() {
+            return (Vec::new(), 0);
+        }
         let next = Vec::with_capacity(self.arrived.len().min(ROOM_MAX));
-        std::mem::replace(&mut self.arrived, next)
+        (std::mem::replace(&mut self.arrived, next), std::mem::take(&mut self.arrived_bytes))
     }
 
     /// The queue says what it holds.
@@ -245,7 +253,7 @@ mod tests {
         assert_eq!(intake.put(fingerprint, &one), Arrived::IsNews);
         assert!(!intake.is_unknown(fingerprint));
         assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled);
-        assert_eq!(intake.take().len(), 1);
+        assert_eq!(intake.take().0.len(), 1);
         assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled, "it may have been written meanwhile");
         let mut uncertain = Intake::new(1000, 500);
         assert_eq!(uncertain.put(fingerprint, &one), Arrived::Unsettled);

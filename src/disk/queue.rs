@@ -133,12 +133,9 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Takes over what the intake has.
-    pub(crate) fn arrive(&mut self, arrived: Vec<Entry>) {
-        if arrived.is_empty() {
-            return;
-        }
-        self.bytes += arrived.iter().map(|entry| entry.weight() as u64).sum::<u64>();
+    /// Takes over what the intake has, of so many bytes.
+    pub(crate) fn arrive(&mut self, arrived: Vec<Entry>, bytes: u64) {
+        self.bytes += bytes;
         if self.arrived.is_empty() {
             self.arrived = arrived.into();
         } else {

@@ -144,10 +144,16 @@ impl Shared {
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         let mut queue = self.queue.lock();
         let mut intake = self.intake.lock();
-        queue.arrive(intake.take());
+        let (arrived, bytes) = intake.take();
+        queue.arrive(arrived, bytes);
         intake.set_queued(queue.pending_bytes());
         drop(intake);
         queue
+    }
+
+    /// The queue as it is: what has arrived stays where it is.
+    pub(crate) fn queue_alone(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock()
     }
 
     /// Lets go of the queue; whether what waits now is news to a writer that knew of `before_bytes`.

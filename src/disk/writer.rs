@@ -121,7 +121,7 @@ impl Writer {
         let (began, mut first_at) = (monotonic_now(), None);
         let commit_bytes = self.shared.options.commit_bytes();
         loop {
-            let queue = self.shared.queue();
+            let queue = self.shared.queue_alone();
             if queue.is_closing {
                 return Turn::Close;
             }
@@ -131,8 +131,9 @@ impl Writer {
             if queue.is_urgent {
                 return Turn::Write;
             }
-            let has_pending = queue.has_pending();
             let mut intake = self.shared.intake.lock();
+            intake.set_queued(queue.pending_bytes());
+            let has_pending = queue.has_pending() || intake.has_arrived();
             drop(queue);
             let now = monotonic_now();
             if has_pending && first_at.is_none() {
