@@ -229,6 +229,11 @@ impl Entry {
         self.0.swap_contents(&mut other.0)
     }
 
+    /// As a clone, but cheaper of an entry that nobody else holds.
+    pub(crate) fn share(&mut self) -> Self {
+        Self(self.0.share())
+    }
+
     /// Where it stands in memory, as a number; for whoever cares how that memory is kept.
     pub(crate) fn address(&self) -> usize {
         self.0.address()

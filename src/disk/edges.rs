@@ -167,7 +167,7 @@ fn a_key_on_its_way_into_the_queue_while_the_bits_are_made_anew_is_known_afterwa
     // A put that came before the index was known, and what the writer does just then.
     let on_its_way = fingerprint(old.key());
     disk.shared.intake.lock().doubt();
-    assert_eq!(disk.shared.intake.lock().put(on_its_way, &old), Arrived::Unsettled);
+    assert_eq!(disk.shared.intake.lock().put(on_its_way, &mut old.clone()), Arrived::Unsettled);
     disk.shared.trust_index();
     disk.put_over(on_its_way, &old, Kept::IfItFits);
     disk.flush().unwrap();

@@ -52,14 +52,14 @@ impl Intake {
     }
 
     /// Takes a put in, if nothing older of its key may be anywhere.
-    pub(crate) fn put(&mut self, fingerprint: u128, entry: &Entry) -> Arrived {
+    pub(crate) fn put(&mut self, fingerprint: u128, entry: &mut Entry) -> Arrived {
         let bytes = entry.weight() as u64;
         let before_bytes = self.waiting_bytes();
         let is_first = self.seen.is_first(order(fingerprint)) && self.is_certain;
         if !is_first || before_bytes + bytes > self.bytes_max {
             return Arrived::Unsettled;
         }
-        self.arrived.push(entry.clone());
+        self.arrived.push(entry.share());
         self.arrived_bytes += bytes;
         if self.is_news(before_bytes) { Arrived::IsNews } else { Arrived::Waits }
     }
@@ -248,17 +248,23 @@ mod tests {
     #[test]
     fn only_the_first_put_of_a_key_is_settled_here() {
         let mut intake = certain(1000, 500);
-        let (fingerprint, one) = entry(1);
+        let (fingerprint, mut one) = entry(1);
         assert!(intake.is_unknown(fingerprint));
-        assert_eq!(intake.put(fingerprint, &one), Arrived::IsNews);
+        assert_eq!(intake.put(fingerprint, &mut one), Arrived::IsNews);
         assert!(!intake.is_unknown(fingerprint));
-        assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled);
-        assert_eq!(intake.take().0.len(), 1);
-        assert_eq!(intake.put(fingerprint, &one), Arrived::Unsettled, "it may have been written meanwhile");
+        assert_eq!(intake.put(fingerprint, &mut one), Arrived::Unsettled);
+        assert_eq!(intake.waiting_bytes(), one.weight() as u64);
+        let (taken, bytes) = intake.take();
+        assert_eq!((taken.len(), bytes, intake.has_arrived()), (1, one.weight() as u64, false));
+        assert_eq!(
+            intake.put(fingerprint, &mut one),
+            Arrived::Unsettled,
+            "it may have been written meanwhile"
+        );
         let mut uncertain = Intake::new(1000, 500);
-        assert_eq!(uncertain.put(fingerprint, &one), Arrived::Unsettled);
+        assert_eq!(uncertain.put(fingerprint, &mut one), Arrived::Unsettled);
         uncertain.trust(Seen::with_room(0), std::iter::once(fingerprint));
-        assert_eq!(uncertain.put(fingerprint, &one), Arrived::Unsettled, "it waits in the queue");
+        assert_eq!(uncertain.put(fingerprint, &mut one), Arrived::Unsettled, "it waits in the queue");
     }
 
     #[test]
@@ -267,8 +273,8 @@ mod tests {
         let mut intake = certain(4 * weight, 3 * weight);
         let outcomes: Vec<Arrived> = (0..5)
             .map(|number| {
-                let (fingerprint, entry) = entry(number);
-                intake.put(fingerprint, &entry)
+                let (fingerprint, mut entry) = entry(number);
+                intake.put(fingerprint, &mut entry)
             })
             .collect();
         assert_eq!(outcomes, [News, Waits, News, Waits, Unsettled]);

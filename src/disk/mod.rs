@@ -152,7 +152,7 @@ impl Disk {
 
     /// Has `entry` written, later; never waits for the disk. What finds no room is dropped and counted.
     pub(crate) fn put(&self, entry: &Entry) {
-        self.approach(entry.key()).put(entry);
+        self.approach(entry.key()).put(&mut entry.clone());
     }
 
     /// Prepares for a put of `key`, so that it is quicker when it comes: between the two there should be other work.
@@ -163,7 +163,7 @@ impl Disk {
         Approach { disk: self, fingerprint }
     }
 
-    fn put_here(&self, fingerprint: u128, entry: &Entry) {
+    fn put_here(&self, fingerprint: u128, entry: &mut Entry) {
         let shared = &self.shared;
         if shared.is_refused(entry) {
             shared.counts.refused.fetch_add(1, Ordering::Relaxed);
@@ -495,7 +495,7 @@ pub(crate) struct Approach<'d> {
 
 impl Approach<'_> {
     /// As [`Disk::put`], of an entry with the key that was named.
-    pub(crate) fn put(self, entry: &Entry) {
+    pub(crate) fn put(self, entry: &mut Entry) {
         self.disk.put_here(self.fingerprint, entry);
     }
 }

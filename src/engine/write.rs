@@ -195,7 +195,7 @@ fn put_in_turn(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) 
         let parts = Parts { head: &head, body: value, tags: &terms.tags, stored_at, expires_at, sequence };
         let disk = state.disk.as_ref().map(|disk| disk.approach(key));
         // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
-        let insertion = state.memory.put(key, &parts, |entry| {
+        let insertion = state.memory.put_shared(key, &parts, |entry| {
             state.flights.supersede(key);
             if let Some(disk) = disk {
                 disk.put(entry);

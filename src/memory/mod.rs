@@ -174,6 +174,16 @@ impl Memory {
     /// # Panics
     /// As [`Entry::new`].
     pub fn put(&self, key: KeyRef<'_>, parts: &Parts<'_>, admit: impl FnOnce(&Entry) -> bool) -> Insertion {
+        self.put_shared(key, parts, |entry| admit(entry))
+    }
+
+    /// As [`Memory::put`], with an `admit` that may share the entry.
+    pub(crate) fn put_shared(
+        &self,
+        key: KeyRef<'_>,
+        parts: &Parts<'_>,
+        admit: impl FnOnce(&mut Entry) -> bool,
+    ) -> Insertion {
         self.0.put(key, parts, |old| old.is_none_or(|old| old.sequence() <= parts.sequence), admit)
     }
 
@@ -187,7 +197,7 @@ impl Memory {
     /// Puts `new` in the place of exactly `old`, which has its key; [`Insertion::Outdated`] when that no longer stands.
     /// Then `then` is called while nothing else can happen to the key.
     pub fn exchange(&self, old: &Entry, new: Entry, then: impl FnOnce()) -> Insertion {
-        let admit = |_: &Entry| {
+        let admit = |_: &mut Entry| {
             then();
             true
         };

@@ -123,7 +123,7 @@ impl State {
         &self,
         entry: Entry,
         may_take: impl FnOnce(Option<&Entry>) -> bool,
-        admit: impl FnOnce(&Entry) -> bool,
+        admit: impl FnOnce(&mut Entry) -> bool,
     ) -> Insertion {
         let place = self.approach(entry.key_bytes());
         self.insert_at(place, entry, may_take, admit)
@@ -135,7 +135,7 @@ impl State {
         key: KeyRef<'_>,
         parts: &Parts<'_>,
         may_take: impl FnOnce(Option<&Entry>) -> bool,
-        admit: impl FnOnce(&Entry) -> bool,
+        admit: impl FnOnce(&mut Entry) -> bool,
     ) -> Insertion {
         let place = self.approach(key.as_str().as_bytes());
         self.insert_at(place, Entry::new(key, parts), may_take, admit)
@@ -153,9 +153,9 @@ impl State {
     fn insert_at(
         &self,
         (shard, hash): (&Shard, u32),
-        entry: Entry,
+        mut entry: Entry,
         may_take: impl FnOnce(Option<&Entry>) -> bool,
-        admit: impl FnOnce(&Entry) -> bool,
+        admit: impl FnOnce(&mut Entry) -> bool,
     ) -> Insertion {
         let number = self.namespaces.number(entry.namespace_bytes());
         entry.set_namespace_number(number);
@@ -166,7 +166,7 @@ impl State {
         if !may_take(place.ok().and_then(|at| inner.table.slot(at)?.entry())) {
             return Insertion::Outdated;
         }
-        if !admit(&entry) {
+        if !admit(&mut entry) {
             return Insertion::Refused;
         }
         let (insertion, old) = match place {
