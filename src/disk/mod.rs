@@ -494,6 +494,11 @@ pub(crate) struct Approach<'d> {
 }
 
 impl Approach<'_> {
+    /// A number that depends on the key alone, for who spreads keys over several locks: it has been hashed already.
+    pub(crate) fn lane(self) -> u8 {
+        self.fingerprint.to_le_bytes()[0]
+    }
+
     /// As [`Disk::put`], of an entry with the key that was named.
     pub(crate) fn put(self, entry: &mut Entry) {
         self.disk.put_here(self.fingerprint, entry);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
-use crate::disk::Disk;
+use crate::disk::{Approach, Disk};
 use crate::entry::Entry;
 use crate::key::KeyRef;
 use crate::memory::{Generations, Held, Memory, resident_now};
@@ -157,9 +157,13 @@ impl State {
     }
 
     /// Waits for the turn to write `key`.
-    pub(super) fn turn(&self, key: KeyRef<'_>) -> MutexGuard<'_, ()> {
-        let hash = xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes());
-        self.turns[usize::from(hash.to_le_bytes()[0]) % TURNS].lock()
+    pub(super) fn turn(&self, key: KeyRef<'_>) -> Turn<'_> {
+        let approach = self.disk.as_ref().map(|disk| disk.approach(key));
+        let lane = approach.map_or_else(
+            || xxhash_rust::xxh3::xxh3_64(key.as_str().as_bytes()).to_le_bytes()[0],
+            Approach::lane,
+        );
+        Turn { approach, _alone: self.turns[usize::from(lane) % TURNS].lock() }
     }
 
     /// What memory holds under `key`, if it may be served now, or why there is nothing.
@@ -335,6 +339,13 @@ impl State {
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
+}
+
+/// While it is held, nobody else writes its key.
+pub(super) struct Turn<'s> {
+    /// To the disk tier, for the write that this is for.
+    pub(super) approach: Option<Approach<'s>>,
+    _alone: MutexGuard<'s, ()>,
 }
 
 /// More than any disk does at once, and few enough that their threads cost little memory.

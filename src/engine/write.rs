@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyRef, Tag};
 use crate::memory::Insertion;
 
-use super::state::State;
+use super::state::{State, Turn};
 use super::stats::Operation;
 use super::{invalidate, read};
 
@@ -157,7 +157,7 @@ pub(super) fn put_if(
     fits(state, key, value, terms)?;
     let turn = state.turn(key);
     check(read::peek(state, key).as_ref())?;
-    let insertion = put_in_turn(state, key, value, terms)?;
+    let insertion = put_in_turn(state, &turn, key, value, terms)?;
     drop(turn);
     settle_put(state, key, value, insertion)
 }
@@ -181,23 +181,28 @@ fn fits(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Resu
 
 fn put(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Result<()> {
     let turn = state.turn(key);
-    let insertion = put_in_turn(state, key, value, terms)?;
+    let insertion = put_in_turn(state, &turn, key, value, terms)?;
     drop(turn);
     settle_put(state, key, value, insertion)
 }
 
-/// The caller holds the turn of the key.
-fn put_in_turn(state: &State, key: KeyRef<'_>, value: &[u8], terms: &Terms<'_>) -> Result<Insertion> {
+/// `turn` is that of the key.
+fn put_in_turn(
+    state: &State,
+    turn: &Turn<'_>,
+    key: KeyRef<'_>,
+    value: &[u8],
+    terms: &Terms<'_>,
+) -> Result<Insertion> {
     loop {
         let (stored_at, sequence) = (state.clock.now(), state.next_sequence());
         let (head, expires_at) =
             (terms.head(value, stored_at)?, terms.expiry(state, key, stored_at, sequence));
         let parts = Parts { head: &head, body: value, tags: &terms.tags, stored_at, expires_at, sequence };
-        let disk = state.disk.as_ref().map(|disk| disk.approach(key));
         // Under the shard's lock, so that a load under way is either replaced here or not admitted after it.
         let insertion = state.memory.put_shared(key, &parts, |entry| {
             state.flights.supersede(key);
-            if let Some(disk) = disk {
+            if let Some(disk) = turn.approach {
                 disk.put(entry);
             }
             true
