@@ -97,6 +97,10 @@ fn own_nanoseconds() -> f64 {
 /// `set` of new keys in bursts that the queue holds, with and without persistence, interleaved: by the clock, and by
 /// what the setting thread spent on a core.
 fn set_on_and_off() {
+    BURSTS.into_iter().for_each(set_burst);
+}
+
+fn set_burst(burst: u64) {
     let directory = directory();
     let (on, off) =
         (builder(directory.path()).open().unwrap(), Cache::builder().memory(1 << 30).open().unwrap());
@@ -107,20 +111,20 @@ fn set_on_and_off() {
         if round % 2 == 0 { both } else { [both[1], both[0]] }
     });
     for (which, cache, first) in new.chain((0..ROUNDS).map(|round| (2, &on, round))) {
-        let keys: Vec<Key> = (0..BURST).map(|number| key(first * BURST + number)).collect();
+        let keys: Vec<Key> = (0..burst).map(|number| key(first * burst + number)).collect();
         let (began, own_began) = (monotonic_now(), own_nanoseconds());
         for key in &keys {
             cache.set(key.as_key_ref(), [7; 100]).unwrap();
         }
-        own_times[which].push((own_nanoseconds() - own_began) / BURST as f64);
-        times[which].push(began.elapsed().as_secs_f64() / BURST as f64 * 1e9);
+        own_times[which].push((own_nanoseconds() - own_began) / burst as f64);
+        times[which].push(began.elapsed().as_secs_f64() / burst as f64 * 1e9);
         cache.flush().unwrap();
     }
-    let one_write = one_write_nanoseconds(directory.path());
+    let one_write = one_write_nanoseconds(directory.path(), burst);
     let [on_ns, off_ns, over_ns] = times.map(median);
     let [own_on_ns, own_off_ns, _] = own_times.map(median);
     println!(
-        "set, 100 B: persistence on {on_ns:.0} ns, off {off_ns:.0} ns, on/off speed {:.2}; on a core {own_on_ns:.0} ns and {own_off_ns:.0} ns, {:.2}; overwrite of a key on disk {over_ns:.0} ns beside {one_write:.0} ns for one plain write; dropped {}",
+        "set, 100 B, bursts of {burst}: persistence on {on_ns:.0} ns, off {off_ns:.0} ns, on/off speed {:.2}; on a core {own_on_ns:.0} ns and {own_off_ns:.0} ns, {:.2}; overwrite of a key on disk {over_ns:.0} ns beside {one_write:.0} ns for one plain write; dropped {}",
         off_ns / on_ns,
         own_off_ns / own_on_ns,
         on.disk_status().unwrap().dropped
@@ -128,13 +132,13 @@ fn set_on_and_off() {
     on.close().unwrap();
 }
 
-fn one_write_nanoseconds(path: &Path) -> f64 {
+fn one_write_nanoseconds(path: &Path, writes: u64) -> f64 {
     let mut file = fs::File::create(path.join("cache-bench")).unwrap();
     let began = monotonic_now();
-    for _ in 0..BURST {
+    for _ in 0..writes {
         file.write_all(&[7; 32]).unwrap();
     }
-    began.elapsed().as_secs_f64() / BURST as f64 * 1e9
+    began.elapsed().as_secs_f64() / writes as f64 * 1e9
 }
 
 /// Acknowledged deletes while another thread writes as fast as it can, beside a bare `fdatasync` of 4 kB under the
@@ -245,7 +249,8 @@ fn percentile(samples: &mut [f64], percent: usize) -> f64 {
 }
 
 /// What the queue holds easily.
-const BURST: u64 = 50_000;
+/// One that is over before the writer begins, and one that the queue just holds.
+const BURSTS: [u64; 2] = [50_000, 150_000];
 
 const ROUNDS: u64 = 9;
 const SAMPLES: u64 = 1000;
