@@ -42,8 +42,8 @@
 //! # The order of things
 //! Every entry has one number, its sequence; so has every delete and invalidation. The upper 24 bits are the epoch,
 //! which the truth counts up durably at every open, so a number is never given twice. A put waits in the queue (bounded,
-//! the newest of a key only) until the writer commits a batch: at about 1 MB, after the flush interval, or when somebody
-//! flushes. An overwrite of a key that may be on disk leaves a mark in a log before it is acknowledged (a plain write,
+//! the newest of a key only) until the writer commits a batch: when three eighths of the queue wait (1 to 12 MB), after
+//! the flush interval, or when somebody flushes. An overwrite of a key that may be on disk leaves a mark in a log before it is acknowledged (a plain write,
 //! which survives a kill); a delete or an invalidation is fsynced into the truth first. When the batch that removes a
 //! deleted record is durable, its grave is filled in.
 //!
