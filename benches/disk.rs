@@ -248,7 +248,6 @@ fn percentile(samples: &mut [f64], percent: usize) -> f64 {
     samples[(samples.len() - 1) * percent / 100]
 }
 
-/// What the queue holds easily.
 /// One that is over before the writer begins, and one that the queue just holds.
 const BURSTS: [u64; 2] = [50_000, 150_000];
 

@@ -201,7 +201,7 @@ struct Noted(u64);
 impl Noted {
     fn new(second: u64, met_at: Timestamp) -> Self {
         let offset = met_at.0.wrapping_sub(second * 1000).wrapping_add(OFFSET_ZERO);
-        // A wall clock set back by weeks: nothing is noted, and every question costs what the coarse clock does.
+        // A wall clock set back by weeks: nothing is noted, and every question looks at all clocks.
         if offset > LOW_HALF { Self(0) } else { Self(second << 32 | offset) }
     }
 

@@ -9,6 +9,7 @@ use super::backend::Fuse;
 use super::{Disk, DiskOptions, Durability, Truth, open};
 use crate::clock::{Clock, Timestamp};
 use crate::datadir::DataDir;
+use crate::entry::{Entry, Parts};
 use crate::key::{Key, KeyRef};
 
 pub(super) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
@@ -28,6 +29,18 @@ pub(super) fn options() -> DiskOptions {
 pub(super) fn open_with(path: &Path, options: DiskOptions, fuse: Fuse) -> (Disk, Truth) {
     let dir = DataDir::open(path).unwrap();
     open::open(&dir, options, Clock::manual(NOW), fuse).unwrap()
+}
+
+/// The tier, and the first sequence of its run.
+pub(super) fn opened(path: &Path, options: DiskOptions, fuse: Fuse) -> (Disk, u64) {
+    let (disk, truth) = open_with(path, options, fuse);
+    (disk, truth.first_sequence)
+}
+
+/// An entry that is fresh for so many seconds.
+pub(super) fn until(text: &str, body: &[u8], sequence: u64, seconds: u64) -> Entry {
+    let expires_at = NOW.after(Duration::from_secs(seconds));
+    Entry::new(key(text), &Parts { head: b"", body, tags: &[], stored_at: NOW, expires_at, sequence })
 }
 
 pub(super) fn key(text: &str) -> KeyRef<'_> {

@@ -43,9 +43,9 @@
 //! Every entry has one number, its sequence; so has every delete and invalidation. The upper 24 bits are the epoch,
 //! which the truth counts up durably at every open, so a number is never given twice. A put waits in the queue (bounded,
 //! the newest of a key only) until the writer commits a batch: when three eighths of the queue wait (1 to 12 MB), after
-//! the flush interval, or when somebody flushes. An overwrite of a key that may be on disk leaves a mark in a log before it is acknowledged (a plain write,
-//! which survives a kill); a delete or an invalidation is fsynced into the truth first. When the batch that removes a
-//! deleted record is durable, its grave is filled in.
+//! the flush interval, or when somebody flushes. An overwrite of a key that may be on disk leaves a mark in a log before
+//! it is acknowledged (a plain write, which survives a kill); a delete or an invalidation is fsynced into the truth
+//! first. When the batch that removes a deleted record is durable, its grave is filled in.
 //!
 //! **What a crash leaves behind.** Before the epoch is written: nothing happened. Between truth and bulk of a first
 //! start: a truth without its bulk, which gets a new one. Between a put and its batch: the put is lost; if it was an
@@ -533,6 +533,8 @@ mod crash;
 mod edges;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod growth;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]

@@ -565,7 +565,7 @@ const COMPACT_BYTES_MAX: u64 = 2 << 30;
 #[cfg(test)]
 mod tests {
     use super::super::backend::Fuse;
-    use super::super::edges::put_large;
+    use super::super::growth::put_large;
     use super::super::kit;
     use super::*;
 
