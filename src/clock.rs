@@ -366,4 +366,24 @@ mod tests {
         assert_eq!(noted.load(Ordering::Relaxed), 0);
         assert!(clock.span().to >= clock.now());
     }
+
+    #[test]
+    fn a_wall_clock_that_was_set_ahead_ends_what_was_noted_and_is_seen_by_the_first_look_in_a_second() {
+        let behind = || {
+            Clock(Arc::new(Inner::System {
+                started: monotonic_now(),
+                started_at: Timestamp(wall_now().0 - 10_000),
+                started_coarse_ms: monotonic_coarse_ms(),
+                pushed_ms: AtomicU64::new(0),
+                noted: AtomicU64::new(0),
+            }))
+        };
+        let looked = behind();
+        assert!(looked.span().from.after(WALL_AHEAD_MAX) >= Timestamp(wall_now().0 - 1000));
+        let ticked = behind();
+        let Inner::System { noted, .. } = &*ticked.0 else { unreachable!() };
+        noted.store(Noted::new(wall_second(), ticked.now()).0, Ordering::Relaxed);
+        ticked.observe_wall();
+        assert_eq!(noted.load(Ordering::Relaxed), 0);
+    }
 }
