@@ -11,6 +11,7 @@ use std::io::{ErrorKind as IoKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -23,10 +24,24 @@ pub struct DataDir(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    /// Held, never read: closing it gives the lock back. Another takes its place when the directory was made anew.
-    lock: Mutex<File>,
+    /// Another takes its place when the directory was made anew.
+    lock: Mutex<Lock>,
     /// What [`DataDir::write_run`] wrote last.
     address: Mutex<Option<String>>,
+}
+
+/// The lock of a directory, given back when it is dropped.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would do, but for a process that another thread is just about to start: until that process
+        // runs its program it has the file open too.
+        if let Err(error) = self.0.unlock() {
+            tracing::debug!(%error, "the lock of the data directory goes with the file");
+        }
+    }
 }
 
 /// Who serves from a data directory, as it wrote down itself.
@@ -63,7 +78,7 @@ impl DataDir {
     pub fn check_held(&self) -> Result<()> {
         let path = self.path();
         let mut lock = self.0.lock.lock();
-        let held = lock.metadata().map(|held| (held.dev(), held.ino()));
+        let held = lock.0.metadata().map(|held| (held.dev(), held.ino()));
         let standing = fs::metadata(path.join(LOCK_FILE)).map(|found| (found.dev(), found.ino()));
         if held.is_ok() && held.ok() == standing.ok() {
             return Ok(());
@@ -233,7 +248,7 @@ impl DataDir {
 }
 
 /// Takes the lock of the directory at `path`, which must exist.
-fn take_lock(path: &Path) -> Result<File> {
+fn take_lock(path: &Path) -> Result<Lock> {
     let lock_path = path.join(LOCK_FILE);
     let lock = OpenOptions::new()
         .create(true)
@@ -243,11 +258,20 @@ fn take_lock(path: &Path) -> Result<File> {
         .mode(FILE_MODE)
         .open(&lock_path)
         .map_err(|error| failed("cannot open", &lock_path, error))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(locked(path)),
-        Err(TryLockError::Error(error)) => Err(failed("cannot lock", &lock_path, error)),
+    for _ in 0..LOOKS_MAX {
+        match lock.try_lock() {
+            Ok(()) => return Ok(Lock(lock)),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(failed("cannot lock", &lock_path, error)),
+        }
+        // Whoever only looks who serves, as `read_run` does, shares the lock for a moment.
+        if lock.try_lock_shared().is_err() {
+            return Err(locked(path));
+        }
+        lock.unlock().map_err(|error| failed("cannot unlock", &lock_path, error))?;
+        std::thread::park_timeout(LOOK_PAUSE);
     }
+    Err(locked(path))
 }
 
 fn make_private_dir(path: &Path) -> Result<()> {
@@ -292,6 +316,10 @@ fn failed(what: &str, path: &Path, error: std::io::Error) -> Error {
     Error::new(ErrorKind::DiskFailed, message).at(path.display().to_string()).because(error)
 }
 
+/// How often the lock is tried for while others only look, and the pause between two tries.
+const LOOKS_MAX: u32 = 1000;
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
+
 const LOCK_FILE: &str = "hifz.lock";
 const RUN_FILE: &str = "hifz.run";
 const DIR_MODE: u32 = 0o700;
@@ -326,6 +354,31 @@ mod tests {
         assert_eq!(DataDir::read_run(&path), None, "what a dead process left is not trusted");
         DataDir::open(&path).unwrap().clear_run().unwrap();
         assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn who_gives_the_lock_back_has_given_it_back_though_a_process_that_begins_has_the_file_open() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
+        // As a fork has it until it runs its program.
+        let inherited = dir.0.lock.lock().0.try_clone().unwrap();
+        drop(dir);
+        DataDir::open(temp.path()).unwrap();
+        drop(inherited);
+    }
+
+    #[test]
+    fn who_only_looks_who_serves_keeps_nobody_from_serving() {
+        let temp = tempfile::tempdir().unwrap();
+        drop(DataDir::open(temp.path()).unwrap());
+        let looking = File::open(temp.path().join(LOCK_FILE)).unwrap();
+        looking.try_lock_shared().unwrap();
+        std::thread::scope(|scope| {
+            let opening = scope.spawn(|| DataDir::open(temp.path()));
+            std::thread::park_timeout(LOOK_PAUSE * 5);
+            drop(looking);
+            opening.join().unwrap().unwrap();
+        });
     }
 
     #[test]
