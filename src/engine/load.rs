@@ -44,6 +44,8 @@ async fn fly(state: Arc<State>, source: Shared, flight: Flight) {
     if let Err(error) = &landing {
         note_failure(&state, flight.key(), error);
     }
+    // Whoever hears the answer may close the cache and open its directory anew.
+    drop(state);
     flight.land(landing);
 }
 
@@ -270,7 +272,59 @@ const VALIDATOR_BYTES_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::Weak;
+    use std::task::{Context, Wake, Waker};
+
+    use parking_lot::Mutex;
+    use tokio::sync::Notify;
+
     use super::*;
+    use crate::engine::Task;
+    use crate::key::Key;
+    use crate::source::from_fn;
+
+    /// Notes, whenever it is woken, how many hold the cache.
+    struct Hearer(Weak<State>, Mutex<usize>);
+
+    impl Wake for Hearer {
+        fn wake(self: Arc<Self>) {
+            *self.1.lock() = self.0.strong_count();
+        }
+    }
+
+    #[test]
+    fn who_hears_the_answer_of_a_load_finds_that_it_holds_the_cache_no_more() {
+        let begun: Arc<Mutex<Option<Task>>> = Arc::default();
+        let own = begun.clone();
+        let cache = Cache::builder().spawner(move |task| *own.lock() = Some(task)).open().unwrap();
+        let go = Arc::new(Notify::new());
+        let source = Arc::new(from_fn("held", {
+            let go = go.clone();
+            move |_: Key| {
+                let go = go.clone();
+                async move {
+                    go.notified().await;
+                    Ok(Some(Loaded::new("value")))
+                }
+            }
+        }));
+        let state = Arc::downgrade(&cache.shared_state());
+        let without = state.strong_count();
+        let hearer = Arc::new(Hearer(state, Mutex::default()));
+        let waker = Waker::from(hearer.clone());
+        let mut asking = pin!(cache.get_or_load("n:1", &source));
+        assert!(asking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut load = begun.lock().take().unwrap();
+        let mut goes_on = || load.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(goes_on().is_pending());
+        assert!(asking.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(hearer.0.strong_count() > without);
+        go.notify_one();
+        assert!(goes_on().is_ready());
+        assert_eq!(*hearer.1.lock(), without);
+        assert!(asking.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
 
     #[test]
     fn what_loads_may_hold_goes_by_the_largest_value_within_half_of_the_memory() {
