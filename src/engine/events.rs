@@ -79,7 +79,7 @@ pub enum Event {
         /// How many live entries that were; for tags an upper bound.
         count: u64,
     },
-    /// A question was answered. Of the hits only a sample is told, the one in 128 whose time is taken.
+    /// A question was answered. Of the hits only a sample is told, the one in 256 whose time is taken.
     Answered {
         /// The key.
         key: Key,
