@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use hifz::clock::{Clock, Timestamp, monotonic_now};
+use hifz::clock::{Clock, Timestamp};
 use hifz::content::{Change, Store, Target};
 use hifz::keys::{self, SurahNumber};
 use hifz::source::{Ask, Load, Loaded, Room, Source};
@@ -70,11 +70,9 @@ fn targets(change: &Change) -> Vec<String> {
 }
 
 #[test]
-fn the_first_start_seeds_everything_in_under_two_seconds() {
+fn the_first_start_seeds_everything() {
     let folder = tempfile::tempdir().unwrap();
-    let began = monotonic_now();
     let store = Store::open(&folder.path().join("content.redb"), clock()).unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let counts = store.counts().unwrap();
     assert_eq!((counts.surahs, counts.ayahs), (114, 6236));
     assert!(counts.reciters >= 25);
