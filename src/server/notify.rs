@@ -147,6 +147,9 @@ mod tests {
         let mut bytes = [0; 200];
         let held = hangs.lock();
         let telling = runtime.spawn(supervisor.tell_while(Arc::new(look)));
+        while looks.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            std::thread::yield_now();
+        }
         socket.set_read_timeout(Some(patience * 6)).unwrap();
         assert!(socket.recv(&mut bytes).is_err(), "nothing is told while the look hangs");
         assert_eq!(looks.load(std::sync::atomic::Ordering::Relaxed), 1, "one that hangs is enough");

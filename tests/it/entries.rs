@@ -89,7 +89,7 @@ fn an_entry_comes_back_with_its_media_type_tags_and_lifetime() {
     let ttl: u64 = got.header("x-hifz-ttl").unwrap().parse().unwrap();
     assert!((5390..=5400).contains(&ttl), "{ttl}");
     assert!(got.cache_status().starts_with("hifz; hit; ttl="), "{}", got.cache_status());
-    assert_eq!(got.header("age"), Some("0"));
+    assert!(got.header("age").unwrap().parse::<u64>().unwrap() <= 10);
     assert_eq!(got.header("cache-control"), Some("private, no-cache"));
 
     let head = entry(&server, "HEAD", "a:1", b"");
