@@ -45,6 +45,8 @@ pub enum ErrorKind {
     TranslationNotAvailable,
     /// Too much is under way already; try again shortly.
     Busy,
+    /// It would take more memory than the limit leaves, whatever else is under way.
+    MemoryTooSmall,
     /// The cache has been closed.
     Closed,
     /// An argument is not accepted; [`Error::place`] names it.

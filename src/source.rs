@@ -355,8 +355,37 @@ impl fmt::Debug for Room {
 /// So many bytes more or less are worth making room for at once; the rest is seen to at the next sweep.
 const MUCH: u64 = 1 << 20;
 
-/// How many bytes an answer will have, about.
-pub type Weighing<'l> = Pin<Box<dyn Future<Output = Result<u64>> + Send + 'l>>;
+/// What a load will take, about.
+pub type Weighing<'l> = Pin<Box<dyn Future<Output = Result<Weight>> + Send + 'l>>;
+
+/// What a load takes of memory while it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Weight {
+    /// How many bytes the answer will have, about, its coded forms included.
+    pub answer_bytes: u64,
+    /// How many the source holds beside the answer while it makes it.
+    pub making_bytes: u64,
+}
+
+impl Weight {
+    /// Of an answer that has `bytes`, of which nothing else is held while it is made.
+    #[must_use]
+    pub fn of(bytes: u64) -> Self {
+        Self { answer_bytes: bytes, making_bytes: 0 }
+    }
+
+    /// The same, of which so many bytes are held beside while it is made.
+    #[must_use]
+    pub fn making(self, bytes: u64) -> Self {
+        Self { making_bytes: bytes, ..self }
+    }
+
+    /// What is held at most: the answer while it is made, or later beside the entry that is made of it.
+    pub(crate) fn at_most(self) -> u64 {
+        self.answer_bytes.saturating_add(self.making_bytes.max(self.answer_bytes))
+    }
+}
 
 /// A load under way: what the source has, or an error when it does not know.
 pub type Loading<'l> = Pin<Box<dyn Future<Output = Result<Load>> + Send + 'l>>;
@@ -400,14 +429,14 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// What there is under the key now.
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l>;
 
-    /// About how many bytes the answer to a load of `key` will have, for a source that can tell before it reads them;
-    /// 0, the default, where that is little or not known. So much and what is made of it is made room for before the load
-    /// begins: it waits until other large loads have ended, and is turned away as [`ErrorKind::Busy`] where that takes
-    /// too long. A load whose weight is not told within the time an attempt has is given up, and counts as an attempt
+    /// About how many bytes the answer to a load of `key` will have, and what is held to make it, for a source that can
+    /// tell before it reads them; nothing, the default, where that is little or not known. So much and what is made of it
+    /// is made room for before the load begins: it waits until other large loads have ended, and is turned away as
+    /// [`ErrorKind::Busy`] where that takes too long, or as [`ErrorKind::MemoryTooSmall`] where there never is so much. A load whose weight is not told within the time an attempt has is given up, and counts as an attempt
     /// that took too long; any other error says nothing. Work that cannot be dropped holds the room by [`Ask::hold_room`].
     fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
         let _ = key;
-        Box::pin(std::future::ready(Ok(0)))
+        Box::pin(std::future::ready(Ok(Weight::default())))
     }
 
     /// Whether `loaded` may be kept and served under `key`. What is refused never takes the place of a good value.

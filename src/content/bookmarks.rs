@@ -23,10 +23,10 @@ use crate::clock::{Clock, Timestamp};
 use crate::codec;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
-use crate::source::{Ask, Load, Loaded, Loading, Source, Weighing};
+use crate::source::{Ask, Load, Loaded, Loading, Source, Weighing, Weight};
 
 use super::Written;
-use super::database::{Database, Rows, WriteRows, bookmarks_row};
+use super::database::{BookmarksRow, Database, Rows, Size, WriteRows, bookmarks_row};
 use super::date;
 use super::facts;
 use super::keys::{self, Content, User, UserId, Verse};
@@ -120,28 +120,39 @@ impl Bookmarks {
         Ok(kept.unwrap_or_else(|| (BookmarkList::default(), Timestamp::from_millis(0))))
     }
 
-    /// About how many bytes the list of `user` has, stored or shown, whichever is more; of a small one 0, since nobody
-    /// need make room for it.
+    /// How much memory working on the list of `user` takes; nothing for a small one, since nobody need make room for it.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFailed`].
-    pub fn weight(&self, user: &UserId) -> Result<u64> {
+    pub fn size(&self, user: &UserId) -> Result<ListSize> {
+        let size = self.database.read(|rows| rows.size(user.as_str()))?;
+        Ok(ListSize(match size {
+            Some(size) => size,
+            None => self.measured(user)?,
+        }))
+    }
+
+    /// The size of a list of which it is not noted.
+    fn measured(&self, user: &UserId) -> Result<Size> {
         let _one = self.database.weighing.lock();
-        self.database.read(|rows| {
-            let weight = rows.bookmarks(user.as_str(), |payload| {
-                if payload.len() < WEIGHED_BYTES_MIN {
-                    return Ok(0);
-                }
-                let mut shown = Counted(0);
-                decoded(payload)?.render(&mut shown)?;
-                Ok(shown.0.max(payload.len() as u64))
-            });
-            match weight {
-                // It is not served, and may be replaced.
-                Err(error) if error.kind() == ErrorKind::ContentDamaged => Ok(0),
-                weight => Ok(weight?.unwrap_or(0)),
-            }
-        })
+        let measured = self.database.read(|rows| {
+            rows.bookmarks(user.as_str(), |payload| {
+                Ok(Size { stored_bytes: payload.len() as u64, shown_bytes: decoded(payload)?.shown_bytes()? })
+            })
+        });
+        match measured {
+            // It is not served, and may be replaced.
+            Err(error) if error.kind() == ErrorKind::ContentDamaged => Ok(Size::default()),
+            measured => Ok(measured?.unwrap_or_default()),
+        }
+    }
+
+    /// As [`Bookmarks::size`], of the largest list of all users as far as their sizes are noted.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`].
+    pub fn largest(&self) -> Result<ListSize> {
+        self.database.read(super::database::Rows::largest).map(ListSize)
     }
 
     /// The list of `user` as it is shown, and when it last changed.
@@ -173,8 +184,12 @@ impl Bookmarks {
                 before.map_or_else(Default::default, |(at, created)| (Some(at), created));
             let bookmarks = asked.into_iter().map(|asked| asked.kept(&created, now)).collect();
             let after = Shelf::after(modified_at, bookmarks, now);
-            let written = rows.keep(user, &after.row(user)?, made)?;
-            Ok(Kept { written, body: after.rendered()?, modified_at: now })
+            let body = after.rendered()?;
+            let row = after.row(&user.id)?;
+            // Not held beside the pages of the file.
+            drop(after);
+            let written = rows.keep(user, &row, made)?;
+            Ok(Kept { written, body, modified_at: now })
         })
     }
 
@@ -201,7 +216,7 @@ impl Bookmarks {
             };
             let body = rendered(&bookmark)?;
             let before = is_kept.then(|| shelf.modified_at());
-            let row = Shelf::after(before, shelf.bookmarks, now).row(user)?;
+            let row = Shelf::after(before, shelf.bookmarks, now).row(&user.id)?;
             Ok((row, body, at.is_none()))
         };
         self.database.write(|rows| {
@@ -224,7 +239,7 @@ impl Bookmarks {
             let Some(at) = at else { return Ok(None) };
             shelf.bookmarks.remove(at);
             let before = Some(shelf.modified_at());
-            Shelf::after(before, shelf.bookmarks, now).row(user).map(Some)
+            Shelf::after(before, shelf.bookmarks, now).row(&user.id).map(Some)
         };
         self.database.write(|rows| {
             let left = rows.shelf(&user.id, change)?;
@@ -252,6 +267,36 @@ impl Bookmarks {
     }
 }
 
+/// How much memory working on one list takes: its page of the file may have twice its length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListSize(Size);
+
+impl ListSize {
+    /// To look at it.
+    #[must_use]
+    pub fn look_bytes(self) -> u64 {
+        self.unless_small(self.0.page_bytes())
+    }
+
+    /// The list as it is shown.
+    #[must_use]
+    pub fn shown_bytes(self) -> u64 {
+        self.unless_small(self.0.shown_bytes)
+    }
+
+    /// To change one bookmark in it: the new row, then its page and that of the old one beside.
+    #[must_use]
+    pub fn change_bytes(self) -> u64 {
+        let stored_bytes = self.0.stored_bytes + ONE_BYTES_MAX;
+        let after = Size { stored_bytes, ..self.0 };
+        self.unless_small(stored_bytes + self.0.page_bytes() + after.page_bytes())
+    }
+
+    fn unless_small(self, bytes: u64) -> u64 {
+        if self.0.stored_bytes.max(self.0.shown_bytes) < LARGE_BYTES_MIN { 0 } else { bytes }
+    }
+}
+
 impl fmt::Debug for Bookmarks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Bookmarks").finish_non_exhaustive()
@@ -276,7 +321,10 @@ impl BookmarksOf {
 impl Source for BookmarksOf {
     fn weigh<'l>(&'l self, _: KeyRef<'l>) -> Weighing<'l> {
         let own = self.clone();
-        Box::pin(async move { blocking::unblock(move || own.bookmarks.weight(&own.user.id)).await })
+        Box::pin(async move {
+            let size = blocking::unblock(move || own.bookmarks.size(&own.user.id)).await?;
+            Ok(Weight::of(size.shown_bytes()).making(size.look_bytes()))
+        })
     }
 
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {
@@ -336,15 +384,22 @@ impl<'p> Shelf<'p> {
         Timestamp::from_millis(self.modified_at_ms)
     }
 
-    /// As it is stored.
-    fn row(&self, user: &User) -> Result<Vec<u8>> {
-        bookmarks_row(user.id.as_str(), self)
+    /// As it is stored for `user`.
+    pub(super) fn row(&self, user: &UserId) -> Result<BookmarksRow> {
+        Ok(BookmarksRow { bytes: bookmarks_row(user.as_str(), self)?, shown_bytes: self.shown_bytes()? })
     }
 
     fn rendered(&self) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         self.render(&mut body)?;
         Ok(body)
+    }
+
+    /// How long it is as it is shown.
+    fn shown_bytes(&self) -> Result<u64> {
+        let mut shown = Counted(0);
+        self.render(&mut shown)?;
+        Ok(shown.0)
     }
 
     /// Writes the list as it is shown.
@@ -404,7 +459,7 @@ impl WriteRows<'_> {
         }
     }
 
-    fn keep(&mut self, user: &User, row: &[u8], made: bool) -> Result<Written> {
+    fn keep(&mut self, user: &User, row: &BookmarksRow, made: bool) -> Result<Written> {
         self.put_bookmarks(user.id.as_str(), row)?;
         let change = self.note_change(outbox::targets([Content::Bookmarks(user.hash)]))?;
         Ok(Written { made, change })
@@ -579,8 +634,11 @@ pub const NOTE_CHARS_MAX: usize = 1000;
 /// The largest list that is read, in bytes; 10 000 notes of 1000 four-byte characters come to 41 MB.
 pub const BOOKMARKS_BYTES_MAX: usize = 64 << 20;
 
-/// A list whose row has fewer bytes is small beside everything else that a request takes.
-const WEIGHED_BYTES_MIN: usize = 128 << 10;
+/// A list of fewer bytes is small beside everything else that a request takes.
+const LARGE_BYTES_MIN: u64 = 128 << 10;
+
+/// What one more bookmark adds to a row at most.
+const ONE_BYTES_MAX: u64 = 8 << 10;
 
 /// The largest document of one bookmark: a note of which every character is escaped, and what else a client sends.
 const NOTE_DOCUMENT_BYTES_MAX: usize = 64 << 10;

@@ -1,7 +1,7 @@
 //! The file `content.redb`: documents as checked rows, small facts about the file, the outbox of changes.
 //!
 //! Layout: table `documents` (text key -> row), `meta` (text key -> row), `outbox` (number -> row) and, once a user has
-//! kept one, `bookmarks` (user id -> row). A row is the xxh3-128 of key and payload, 16 bytes little-endian, then the payload (which begins with the format byte of
+//! kept one, `bookmarks` (user id -> row) with `bookmark_sizes` (user id -> row: how large that one is). A row is the xxh3-128 of key and payload, 16 bytes little-endian, then the payload (which begins with the format byte of
 //! [`crate::codec`]). Promises: every commit is on disk before its call returns; a row whose digest does not hold is
 //! never handed out; a panic inside redb is an error here; a handle that met an I/O error is dropped and the file is
 //! opened again by the next call. It never makes a file where there was one, and never moves one away.
@@ -38,7 +38,8 @@ pub(super) struct Database {
     identity: OnceLock<(u64, u64)>,
     /// The places of damaged documents that somebody met, for health; some may have been mended since.
     met: Mutex<BTreeSet<String>>,
-    /// Held by whoever looks how large a row is: of the pages that nobody has made room for one is in memory at a time.
+    /// Held by whoever looks how large a row is of which that is not noted: of the pages that nobody has made room for one
+    /// is in memory at a time.
     pub(super) weighing: Mutex<()>,
 }
 
@@ -85,12 +86,8 @@ impl Database {
                 documents: transaction.open_table(DOCUMENTS).map_err(|error| stored(error.into()))?,
                 meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
                 outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
-                bookmarks: match transaction.open_table(BOOKMARKS) {
-                    Ok(table) => Some(table),
-                    // A file in which nobody has kept one yet, or of a version that knew none.
-                    Err(TableError::TableDoesNotExist(_)) => None,
-                    Err(error) => return Err(stored(error.into())),
-                },
+                bookmarks: where_made(transaction.open_table(BOOKMARKS))?,
+                sizes: where_made(transaction.open_table(SIZES))?,
             };
             body(&rows)
         })
@@ -145,6 +142,7 @@ impl Database {
                     meta: transaction.open_table(META).map_err(|error| stored(error.into()))?,
                     outbox: transaction.open_table(OUTBOX).map_err(|error| stored(error.into()))?,
                     bookmarks: Some(transaction.open_table(BOOKMARKS).map_err(|error| stored(error.into()))?),
+                    sizes: Some(transaction.open_table(SIZES).map_err(|error| stored(error.into()))?),
                 };
                 body(&mut rows)
             };
@@ -224,6 +222,7 @@ pub(super) struct Rows<D, O> {
     meta: D,
     outbox: O,
     bookmarks: Option<D>,
+    sizes: Option<D>,
 }
 
 /// The tables as a reader sees them: one moment, whatever is written meanwhile.
@@ -278,6 +277,28 @@ where
         read(payload).map(Some)
     }
 
+    /// How large what is stored of the user `id` is; `None` where that is not noted, as in a file of an earlier version.
+    pub(super) fn size(&self, id: &str) -> Result<Option<Size>> {
+        let Some(table) = &self.sizes else { return Ok(None) };
+        let row = table.get(id).map_err(|error| stored(error.into()))?;
+        let noted = row.and_then(|row| codec::decode(unsealed(&size_key(id), row.value())?).ok());
+        Ok(noted)
+    }
+
+    /// The largest of all users, as far as they are noted.
+    pub(super) fn largest(&self) -> Result<Size> {
+        let mut largest = Size::default();
+        let Some(table) = &self.sizes else { return Ok(largest) };
+        for row in table.iter().map_err(|error| stored(error.into()))? {
+            let (id, row) = row.map_err(|error| stored(error.into()))?;
+            let noted = unsealed(&size_key(id.value()), row.value());
+            let size: Size = noted.and_then(|noted| codec::decode(noted).ok()).unwrap_or_default();
+            largest.stored_bytes = largest.stored_bytes.max(size.stored_bytes);
+            largest.shown_bytes = largest.shown_bytes.max(size.shown_bytes);
+        }
+        Ok(largest)
+    }
+
     /// The ids of at most `most` users that have something stored and stand after `id` in order.
     pub(super) fn users_after(&self, id: &str, most: usize) -> Result<Vec<String>> {
         let Some(table) = &self.bookmarks else { return Ok(Vec::new()) };
@@ -319,15 +340,21 @@ impl WriteRows<'_> {
         Ok(())
     }
 
-    /// Stores for the user `id` what [`bookmarks_row`] made.
-    pub(super) fn put_bookmarks(&mut self, id: &str, row: &[u8]) -> Result<()> {
+    /// Stores for the user `id` what was made for that one.
+    pub(super) fn put_bookmarks(&mut self, id: &str, row: &BookmarksRow) -> Result<()> {
         let table = self.bookmarks.as_mut().ok_or_else(no_table)?;
-        table.insert(id, row).map_err(|error| stored(error.into()))?;
+        table.insert(id, row.bytes.as_slice()).map_err(|error| stored(error.into()))?;
+        let size = Size { stored_bytes: row.bytes.len() as u64, shown_bytes: row.shown_bytes };
+        let noted = sealed(&size_key(id), &codec::encode(&size)?);
+        let table = self.sizes.as_mut().ok_or_else(no_table)?;
+        table.insert(id, noted.as_slice()).map_err(|error| stored(error.into()))?;
         Ok(())
     }
 
     /// Removes what is stored for the user `id`, and says whether anything was.
     pub(super) fn remove_bookmarks(&mut self, id: &str) -> Result<bool> {
+        let sizes = self.sizes.as_mut().ok_or_else(no_table)?;
+        sizes.remove(id).map_err(|error| stored(error.into()))?;
         let table = self.bookmarks.as_mut().ok_or_else(no_table)?;
         Ok(table.remove(id).map_err(|error| stored(error.into()))?.is_some())
     }
@@ -343,6 +370,38 @@ impl WriteRows<'_> {
     pub(super) fn remove_line(&mut self, id: u64) -> Result<()> {
         self.outbox.remove(id).map_err(|error| stored(error.into()))?;
         Ok(())
+    }
+}
+
+/// The row of a user, from [`bookmarks_row`].
+pub(super) struct BookmarksRow {
+    pub(super) bytes: Vec<u8>,
+    /// How long the list is as it is shown.
+    pub(super) shown_bytes: u64,
+}
+
+/// How large what is stored of a user is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, bincode::Encode, bincode::Decode)]
+pub(super) struct Size {
+    /// The row.
+    pub(super) stored_bytes: u64,
+    /// The list as it is shown.
+    pub(super) shown_bytes: u64,
+}
+
+impl Size {
+    /// What reading or writing the row holds: the page of the file that it has to itself, whose size is a power of two.
+    pub(super) fn page_bytes(self) -> u64 {
+        self.stored_bytes.saturating_add(PAGE_HEAD_BYTES).checked_next_power_of_two().unwrap_or(u64::MAX)
+    }
+}
+
+/// The table, unless nothing was ever kept in it, or the file is of a version that knew none.
+fn where_made<T>(opened: std::result::Result<T, TableError>) -> Result<Option<T>> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(error) => Err(stored(error.into())),
     }
 }
 
@@ -385,6 +444,11 @@ pub(super) fn bookmarks_row(id: &str, value: &impl bincode::Encode) -> Result<Ve
     let (place, payload) = row.split_at_mut(DIGEST_BYTES);
     place.copy_from_slice(&digest(&bookmarks_key(id), payload).to_le_bytes());
     Ok(row)
+}
+
+/// What the size of a user's row is sealed with.
+fn size_key(id: &str) -> String {
+    format!("bookmark_sizes/{id}")
 }
 
 /// What the row of a user is sealed with: so that no row of another table holds as one.
@@ -490,9 +554,13 @@ const DOCUMENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("docume
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 const BOOKMARKS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bookmarks");
+const SIZES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bookmark_sizes");
 
 /// A digest stands before every payload.
 const DIGEST_BYTES: usize = 16;
+
+/// What stands in a page before a row, its key included.
+const PAGE_HEAD_BYTES: u64 = 2 << 10;
 
 /// The place that an error about the row of a user names; the id is nobody else's business.
 pub(super) const BOOKMARKS_PLACE: &str = "the bookmarks of a user";

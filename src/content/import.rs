@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
@@ -13,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 
-use super::archive::{BACKUP_BYTES_MAX, ImportFile, read_all, refused};
+use super::archive::{BACKUP_BYTES_MAX, ImportFile, read_all, refused, walk_archive};
 use super::bookmarks::BOOKMARKS_BYTES_MAX;
 use super::database::WriteRows;
 use super::documents::Put;
@@ -83,6 +84,24 @@ impl fmt::Display for ImportReport {
         }
         Ok(())
     }
+}
+
+/// The bytes of the largest file of users' bookmarks in `archive`, as far as that can be walked.
+pub(super) fn largest_of_users(archive: &mut dyn Read) -> u64 {
+    let mut largest = 0;
+    let mut visit = |file: ImportFile<'_>| {
+        if file.path == MANIFEST {
+            file.allowance.set(BACKUP_BYTES_MAX);
+        } else if file.path.starts_with(BOOKMARKS) {
+            largest = largest.max(std::io::copy(file.content, &mut std::io::sink()).unwrap_or_default());
+        }
+        Ok(())
+    };
+    if let Err(error) = walk_archive(archive, &mut |_| (), &mut visit) {
+        // Its import gets no further, and says so.
+        tracing::debug!(error = %error.chain(), "an archive cannot be walked to its end");
+    }
+    largest
 }
 
 /// An import under way.
@@ -299,7 +318,7 @@ impl<'r, 't> Import<'r, 't> {
         }
         if is_of_users {
             let last = last_user.as_mut().ok_or_else(|| refused("is not announced in the manifest"))?;
-            let (changed, removed) = self.rows.import_users(&bytes, last)?;
+            let (changed, removed) = self.rows.import_users(bytes, last)?;
             self.report.users_changed += changed;
             self.report.deleted += removed;
             *users_touched |= changed + removed > 0;

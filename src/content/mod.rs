@@ -40,7 +40,7 @@ use keys::{Content, ReciterId, SurahNumber, TranslationId};
 pub use archive::Progress;
 pub use bookmarks::{
     BOOKMARKS_BYTES_MAX, BOOKMARKS_MAX, Bookmark, BookmarkList, Bookmarks, BookmarksOf, Guard, Kept,
-    NOTE_CHARS_MAX, Standing,
+    ListSize, NOTE_CHARS_MAX, Standing,
 };
 pub use export::ExportReport;
 pub use import::{ImportReport, Imported};
@@ -356,6 +356,42 @@ impl Store {
             archive::walk_archive(archive, progress, &mut |mut file| import.file(&mut file))?;
             import.finish()
         })
+    }
+
+    /// How much memory an import of `archive` takes at most; 0 where that is little. What is wrong with the archive, the
+    /// import itself will tell.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`].
+    pub fn import_bytes(&self, archive: &mut dyn Read) -> Result<u64> {
+        let file_bytes = import::largest_of_users(archive);
+        if file_bytes == 0 {
+            return Ok(0);
+        }
+        // The file as it is read and parsed or as a row; then the page of that one, and those that it takes the place of.
+        let stands = self.bookmarks().largest()?.look_bytes();
+        Ok(file_bytes
+            .saturating_mul(2)
+            .saturating_add(file_bytes.next_power_of_two())
+            .saturating_add(stands * 2))
+    }
+
+    /// How much memory an export with bookmarks takes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`].
+    pub fn export_bytes(&self) -> Result<u64> {
+        let largest = self.bookmarks().largest()?;
+        // Looking for the next user holds two pages.
+        Ok(shelves::PAGE_BYTES as u64 + largest.shown_bytes() + largest.look_bytes() * 2)
+    }
+
+    /// How much memory [`Store::verify`] takes; 0 where that is little.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DiskFailed`].
+    pub fn verify_bytes(&self) -> Result<u64> {
+        Ok(self.bookmarks().largest()?.look_bytes() * 2)
     }
 
     /// Imports the unpacked folder of what [`Store::import_archive`] takes.

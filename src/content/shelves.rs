@@ -14,7 +14,7 @@ use crate::error::{ErrorKind, Result};
 
 use super::Verified;
 use super::bookmarks::{BOOKMARKS_BYTES_MAX, BOOKMARKS_MAX, Mark, Shelf, decoded, note, unrendered, verse};
-use super::database::{Rows, WriteRows, bookmarks_row};
+use super::database::{Rows, WriteRows};
 use super::date;
 use super::keys::UserId;
 use super::parse::{self, Bounded, refused};
@@ -83,8 +83,10 @@ where
 impl WriteRows<'_> {
     /// Takes a file of an export whose users all come after `last`, which becomes the last of them; what stands between
     /// two of them, and is not in the export, goes. How many users were changed, and how many went.
-    pub(super) fn import_users(&mut self, document: &[u8], last: &mut String) -> Result<(usize, usize)> {
-        let fields: UsersFields = parse::json_within(document, BOOKMARKS_BYTES_MAX)?;
+    pub(super) fn import_users(&mut self, document: Vec<u8>, last: &mut String) -> Result<(usize, usize)> {
+        let fields: UsersFields = parse::json_within(&document, BOOKMARKS_BYTES_MAX)?;
+        // Not held beside the rows and their pages.
+        drop(document);
         let (mut changed, mut removed) = (0, 0);
         for (at, fields) in fields.users.into_iter().enumerate() {
             let place = format!("users[{at}]");
@@ -101,7 +103,9 @@ impl WriteRows<'_> {
                 Ok((stands.modified_at_ms, &stands.bookmarks) == (kept.modified_at_ms, &kept.bookmarks))
             });
             if !is_same.ok().flatten().unwrap_or(false) {
-                self.put_bookmarks(id.as_str(), &bookmarks_row(id.as_str(), &kept)?)?;
+                let row = kept.row(&id)?;
+                drop(kept);
+                self.put_bookmarks(id.as_str(), &row)?;
                 changed += 1;
             }
         }
@@ -178,7 +182,7 @@ fn dated(place: &str, text: &str) -> Result<u64> {
 }
 
 /// A file of an export is full from so many bytes on.
-const PAGE_BYTES: usize = 4 << 20;
+pub(super) const PAGE_BYTES: usize = 4 << 20;
 
 /// Ids of users that are held at once.
 const VERIFIED_AT_ONCE: usize = 1000;

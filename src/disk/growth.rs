@@ -129,7 +129,7 @@ pub(super) fn put_large(disk: &Disk, first: u64, number: u64, count: u64) -> cra
 /// Whether the file is made larger before so much is written.
 fn is_to_grow(disk: &Disk, incoming_bytes: u64) -> bool {
     let stored_bytes = disk.shared.catalog.read().sums.stored_bytes;
-    grown_bytes(disk.shared.options.bytes_max, disk.status().file_bytes, stored_bytes, incoming_bytes)
+    grown_bytes(disk.shared.options().bytes_max, disk.status().file_bytes, stored_bytes, incoming_bytes)
         .is_some()
 }
 

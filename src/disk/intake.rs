@@ -51,6 +51,11 @@ impl Intake {
         }
     }
 
+    /// It may hold so much from now on, and a batch is worth its fsyncs from there.
+    pub(crate) fn set_bytes_max(&mut self, bytes_max: u64, commit_bytes: u64) {
+        (self.bytes_max, self.commit_bytes) = (bytes_max, commit_bytes);
+    }
+
     /// Takes a put in, if nothing older of its key may be anywhere.
     pub(crate) fn put(&mut self, fingerprint: u128, entry: &mut Entry) -> Arrived {
         let bytes = entry.weight() as u64;

@@ -182,7 +182,7 @@ impl Disk {
     /// come back, whether or not this one is written.
     fn put_over(&self, fingerprint: u128, entry: &Entry, kept: Kept) {
         let shared = &self.shared;
-        let bytes_max = shared.options.queue_bytes_max;
+        let bytes_max = shared.options().queue_bytes_max;
         let mut queue = shared.queue();
         let before_bytes = queue.pending_bytes();
         let is_known = (!shared.is_discarded() && shared.sequence_max(fingerprint).is_some())
@@ -215,7 +215,7 @@ impl Disk {
                 queue.push(fingerprint, Op::Remove(mark), bytes_max);
             }
         }
-        let is_too_much = queue.removals > shared.options.removals_max();
+        let is_too_much = queue.removals > shared.options().removals_max();
         // Taken while the queue is held: whoever finds this put there finds its mark in the log.
         let log = is_known.then(|| shared.log.lock());
         self.put_waits(fingerprint, queue, before_bytes);
@@ -312,9 +312,9 @@ impl Disk {
         let mut queue = shared.queue();
         let before_bytes = queue.pending_bytes();
         for grave in &graves {
-            queue.push(*grave, Op::Remove(sequence), shared.options.queue_bytes_max);
+            queue.push(*grave, Op::Remove(sequence), shared.options().queue_bytes_max);
         }
-        let are_many = queue.removals > shared.options.removals_max() / 2;
+        let are_many = queue.removals > shared.options().removals_max() / 2;
         if shared.release(queue, before_bytes) {
             shared.wake.notify_one();
         }
@@ -444,6 +444,11 @@ impl Disk {
         self.shared.limits.file_bytes_max.set(bytes);
     }
 
+    /// Changes how many bytes may wait to be written and how many the index may take.
+    pub(crate) fn set_memory(&self, queue_bytes_max: u64, index_bytes_max: u64) {
+        self.shared.set_memory(queue_bytes_max, index_bytes_max);
+    }
+
     /// The tier in numbers.
     pub(crate) fn status(&self) -> DiskStatus {
         let shared = &self.shared;
@@ -479,7 +484,7 @@ impl Disk {
         let closed = || Error::new(ErrorKind::Closed, "the disk tier is closed");
         let (reply, answer) = channel();
         self.scribe.send(Ask::Record(changes, reply)).map_err(|_| closed())?;
-        if self.shared.options.durability == Durability::None {
+        if self.shared.options().durability == Durability::None {
             return Ok(());
         }
         answer.recv().map_err(|_| closed())?

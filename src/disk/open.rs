@@ -153,7 +153,7 @@ fn load_marks(shared: &Shared, stored: &Stored, overwrites: &[(u128, u64)]) {
     // What they are the graves of is removed now, so that they can be filled in.
     let mut queue = shared.queue();
     for (fingerprint, sequence) in stored.graves.iter().chain(overwrites) {
-        queue.push(*fingerprint, Op::Remove(*sequence), shared.options.queue_bytes_max);
+        queue.push(*fingerprint, Op::Remove(*sequence), shared.options().queue_bytes_max);
     }
 }
 

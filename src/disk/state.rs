@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
 
-use super::backend::{Fault, Limits};
+use super::backend::{Ceiling, Fault, Limits};
 use super::bulk::Bulk;
 use super::catalog::{Catalog, Look};
 use super::intake::{Intake, Whereabouts};
@@ -27,7 +27,10 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) dir: DataDir,
-    pub(crate) options: DiskOptions,
+    opened_with: DiskOptions,
+    /// What of them may change since.
+    queue_bytes_max: Ceiling,
+    index_bytes_max: Ceiling,
     pub(crate) limits: Limits,
     pub(crate) clock: Clock,
     /// Raised by whoever deletes or invalidates, before it is durable.
@@ -109,11 +112,15 @@ impl Shared {
         log: MarkLog,
     ) -> Self {
         let intake = Intake::new(options.queue_bytes_max, options.commit_bytes());
+        let (queue_bytes_max, index_bytes_max) =
+            (Ceiling::new(options.queue_bytes_max), Ceiling::new(options.index_bytes_max));
         let whereabouts = Whereabouts::default();
         intake.show(&whereabouts);
         Self {
             dir,
-            options,
+            opened_with: options,
+            queue_bytes_max,
+            index_bytes_max,
             limits,
             clock,
             marks: RwLock::default(),
@@ -228,7 +235,7 @@ impl Shared {
 
     /// Moves `files` to quarantine.
     pub(crate) fn set_aside(&self, files: &[PathBuf]) -> Result<()> {
-        self.dir.quarantine(files, self.options.bytes_max)?;
+        self.dir.quarantine(files, self.options().bytes_max)?;
         for file in files {
             self.limits.fuse.gone(file);
         }
@@ -355,9 +362,27 @@ impl Shared {
         entry.expires_at().as_millis().saturating_add(grace_ms)
     }
 
+    /// The options as they are now.
+    pub(crate) fn options(&self) -> DiskOptions {
+        DiskOptions {
+            queue_bytes_max: self.queue_bytes_max.bytes(),
+            index_bytes_max: self.index_bytes_max.bytes(),
+            ..self.opened_with
+        }
+    }
+
+    /// What waits and what the index takes may have so many bytes from now on. What waits already is written as it would
+    /// have been.
+    pub(crate) fn set_memory(&self, queue_bytes_max: u64, index_bytes_max: u64) {
+        self.queue_bytes_max.set(queue_bytes_max);
+        self.index_bytes_max.set(index_bytes_max);
+        self.intake.lock().set_bytes_max(queue_bytes_max, self.options().commit_bytes());
+        self.ring();
+    }
+
     /// Has the record of a key removed if its sequence is below `below`.
     pub(crate) fn remove(&self, fingerprint: u128, below: u64) {
-        self.queue().push(fingerprint, Op::Remove(below), self.options.queue_bytes_max);
+        self.queue().push(fingerprint, Op::Remove(below), self.options().queue_bytes_max);
         self.ring();
     }
 

@@ -117,9 +117,9 @@ impl Writer {
 
     /// Until there is something to do.
     fn wait(&self) -> Turn {
-        let flush_interval = self.shared.options.flush_interval;
+        let flush_interval = self.shared.options().flush_interval;
         let (began, mut first_at) = (monotonic_now(), None);
-        let commit_bytes = self.shared.options.commit_bytes();
+        let commit_bytes = self.shared.options().commit_bytes();
         loop {
             let queue = self.shared.queue_alone();
             if queue.is_closing {
@@ -297,7 +297,7 @@ impl Writer {
         let room = Room {
             incoming_bytes: chunk.bytes,
             budget_bytes,
-            records_max: shared.options.index_bytes_max / RECORD_INDEX_BYTES,
+            records_max: shared.options().index_bytes_max / RECORD_INDEX_BYTES,
             is_idle: turn == Turn::Tidy,
         };
         let tidying = tidy::choose(&shared.catalog.read(), &room);

@@ -159,8 +159,8 @@ impl CacheBuilder {
                 bytes_max: self.disk,
                 durability: self.durability,
                 flush_interval: self.flush_interval,
-                queue_bytes_max: QUEUE_BYTES_MAX.min(self.memory / 8),
-                index_bytes_max: self.memory / 2,
+                queue_bytes_max: queue_bytes_max(self.memory),
+                index_bytes_max: index_bytes_max(self.memory),
             };
             let (opened, truth) = Disk::open(&directory, options, self.clock.clone())?;
             restore(&generations, &truth.floors);
@@ -205,6 +205,16 @@ fn restore(generations: &Generations, floors: &[(Floor, u64)]) {
             Floor::All => generations.raise_all(*sequence),
         }
     }
+}
+
+/// How many bytes may wait for the disk beside a tier of so many.
+pub(super) fn queue_bytes_max(memory: u64) -> u64 {
+    QUEUE_BYTES_MAX.min(memory / 8)
+}
+
+/// How many the index of what is on disk may take.
+pub(super) fn index_bytes_max(memory: u64) -> u64 {
+    memory / 2
 }
 
 /// The most bytes that wait for the disk.

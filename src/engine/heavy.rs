@@ -2,8 +2,8 @@
 //! loads them, and whatever else the program makes on the cache's account.
 //!
 //! Promises: what is made at a time is bounded, and charged to the limit, so that entries give way before it is taken;
-//! turns are given in the order in which they are asked for. What is larger than all the room there is goes alone. Loads
-//! that tell nothing ahead have an account of their own ([`super::load`]) and never wait here.
+//! turns are given in the order in which they are asked for. What is larger than all the room there is goes alone, and is
+//! refused where it would be too much even so; both go by the memory limit of the moment. Loads that tell nothing ahead have an account of their own ([`super::load`]) and never wait here.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::future::{FutureExt as _, or};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
@@ -19,6 +18,7 @@ use crate::source::Source;
 
 use super::charge::Charge;
 use super::gate::Pass;
+use super::line::{Line, Share};
 use super::policy::Policy;
 use super::retry;
 use super::state::State;
@@ -28,7 +28,7 @@ use super::state::State;
 pub struct Turn {
     // In this order: first what is charged is given back, then the turn.
     charge: Charge,
-    permit: Option<OwnedSemaphorePermit>,
+    share: Share,
 }
 
 impl Turn {
@@ -41,10 +41,7 @@ impl Turn {
     /// The same turn for no more than `bytes`; the rest is given back.
     pub(super) fn down_to(mut self, bytes: u64) -> Self {
         self.charge.set(bytes.min(self.bytes()));
-        if let Some(permit) = &mut self.permit {
-            let kept = usize::try_from(bytes.div_ceil(KIB)).unwrap_or(usize::MAX);
-            drop(permit.split(permit.num_permits().saturating_sub(kept)));
-        }
+        self.share.shrink(bytes);
         self
     }
 }
@@ -52,35 +49,50 @@ impl Turn {
 /// What is kept of a turn by whoever holds what was made; nobody looks into it.
 pub(crate) type Remains = Arc<dyn Any + Send + Sync>;
 
-/// What may be held at a time, by KiB.
+/// The line before what may be held at a time.
 #[derive(Debug)]
-pub(super) struct Heavy {
-    permits: Arc<Semaphore>,
-    kib: u32,
-}
+pub(super) struct Heavy(Line);
 
 impl Heavy {
     /// Beside a tier of so many bytes.
     pub(super) fn new(memory: u64) -> Self {
-        let bytes = (memory / 4 * 3 + BESIDE_BYTES) / 4 * 3;
-        let kib = u32::try_from(bytes / KIB).unwrap_or(KIB_MAX).min(KIB_MAX);
-        Self { permits: Arc::new(Semaphore::new(kib as usize)), kib }
+        Self(Line::new(together(memory)))
     }
 
-    pub(super) fn bytes_max(&self) -> u64 {
-        u64::from(self.kib) * KIB
+    /// The tier has so many bytes from now on.
+    pub(super) fn set_memory(&self, memory: u64) {
+        self.0.set_bytes_max(together(memory));
     }
 }
 
+/// What all turns together are for beside a tier of so many bytes: the rest is for what arrives meanwhile.
+pub(super) fn together(memory: u64) -> u64 {
+    alone(memory) / 4 * 3
+}
+
+/// What one turn may be for, which is then the only one: what entries can give way for, and what is there beside them.
+pub(super) fn alone(memory: u64) -> u64 {
+    memory / 4 * 3 + BESIDE_BYTES
+}
+
 /// Waits for a turn to hold `bytes`. Whoever is before it always ends, as long as nobody asks who has one already.
-pub(super) async fn turn(state: &Arc<State>, bytes: u64) -> Turn {
-    let heavy = &state.heavy;
-    let kib = u32::try_from(bytes.div_ceil(KIB)).unwrap_or(KIB_MAX).min(heavy.kib);
-    // Closed by nobody.
-    let permit = heavy.permits.clone().acquire_many_owned(kib).await.ok();
+pub(super) async fn turn(state: &Arc<State>, bytes: u64) -> Result<Turn> {
+    fits(state, bytes)?;
+    let share = state.heavy.0.take(bytes).await;
+    // The limit may have been lowered meanwhile.
+    fits(state, bytes)?;
     let mut charge = Charge::new(state.clone());
     charge.set(bytes);
-    Turn { charge, permit }
+    Ok(Turn { charge, share })
+}
+
+fn fits(state: &State, bytes: u64) -> Result<()> {
+    let most = alone(state.memory.limit_bytes());
+    if bytes <= most {
+        return Ok(());
+    }
+    let message = format!("this takes {bytes} bytes for a while, the memory limit leaves room for {most}");
+    Err(Error::new(ErrorKind::MemoryTooSmall, message))
 }
 
 /// Waits for the room that `source` will need for `key`; `None` where that is not worth a wait. A source that does not
@@ -98,8 +110,8 @@ pub(super) async fn room(
         let message = format!("the source did not say within {:?} how much it has", policy.timeout);
         Ok(Err(Error::new(ErrorKind::SourceTimedOut, message)))
     };
-    let bytes = match or(weighing, too_slow).await {
-        Ok(Ok(bytes)) => bytes,
+    let weight = match or(weighing, too_slow).await {
+        Ok(Ok(weight)) => weight,
         // Not without room for it: it may be large, and the machine is busy.
         Ok(Err(error)) if error.kind() == ErrorKind::SourceTimedOut => {
             pass.begin();
@@ -109,31 +121,21 @@ pub(super) async fn room(
         // A source that cannot say it says nothing; the load itself will tell what is wrong.
         Ok(Err(_)) | Err(_) => return Ok((None, pass)),
     };
+    let bytes = weight.at_most();
     if bytes == 0 {
         return Ok((None, pass));
     }
-    let own = async { Some(turn(state, bytes.saturating_mul(TIMES)).await) };
     let too_late = async {
         state.timer.sleep(PATIENCE).await;
-        None
+        let message = format!("there was no room for {bytes} bytes within {PATIENCE:?}");
+        Err(Error::new(ErrorKind::Busy, message))
     };
-    let turn = or(own, too_late).await;
-    let late =
-        || Error::new(ErrorKind::Busy, format!("there was no room for {bytes} bytes within {PATIENCE:?}"));
-    Ok((Some(turn.ok_or_else(late)?), pass))
+    let turn = or(turn(state, bytes), too_late).await?;
+    Ok((Some(turn), pass))
 }
-
-/// A load holds so many times the bytes of its answer: the answer as it is read and rendered, then with its coded form,
-/// then with the entry that is made of both.
-const TIMES: u64 = 4;
 
 /// What may be held where no entry can give way to it.
 const BESIDE_BYTES: u64 = 24 << 20;
-
-const KIB: u64 = 1 << 10;
-
-/// More room than any process has.
-const KIB_MAX: u32 = u32::MAX >> 3;
 
 /// How long a load waits for its room.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -148,7 +150,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock, Timestamp};
     use crate::engine::{Breaker, Cache};
-    use crate::source::{Ask, Loaded, Loading, Weighing};
+    use crate::source::{Ask, Loaded, Loading, Weighing, Weight};
 
     /// Does not say how much it has until it is told to; what it was asked for stands in its log.
     #[derive(Debug, Default)]
@@ -167,7 +169,7 @@ mod tests {
         fn weigh<'l>(&'l self, _: KeyRef<'l>) -> Weighing<'l> {
             self.asked.lock().unwrap().push("weight");
             let speaks = *self.speaks.lock().unwrap();
-            Box::pin(async move { if speaks { Ok(1000) } else { std::future::pending().await } })
+            Box::pin(async move { if speaks { Ok(Weight::of(1000)) } else { std::future::pending().await } })
         }
 
         fn load<'l>(&'l self, _: Ask<'l>) -> Loading<'l> {
@@ -210,13 +212,14 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_charged_come_in_order_and_what_is_too_large_for_all_goes_alone() {
+    fn turns_are_charged_come_in_order_and_what_is_too_large_for_all_goes_alone_or_is_refused() {
         let cache = Cache::builder().memory(16 << 20).open().unwrap();
         let most = cache.turn_bytes_max();
-        assert_eq!(most, 27 << 20);
-        let (first, second) = (block_on(cache.turn(most / 2)), block_on(cache.turn(1000)));
+        assert_eq!((most, cache.turn_alone_bytes_max()), (27 << 20, 36 << 20));
+        let turn = |bytes| block_on(cache.turn(bytes)).unwrap();
+        let (first, second) = (turn(most / 2), turn(1000));
         assert!(cache.stats().memory_withheld_bytes > 0);
-        let mut large = pin!(cache.turn(u64::MAX / 2));
+        let mut large = pin!(cache.turn(most + (1 << 20)));
         let mut small = pin!(cache.turn(1000));
         assert!(block_on(poll_once(&mut large)).is_none());
         assert!(block_on(poll_once(&mut small)).is_none(), "it came after the large one");
@@ -224,7 +227,26 @@ mod tests {
         let alone = block_on(large);
         assert!(block_on(poll_once(&mut small)).is_none());
         drop(alone);
-        assert_eq!(block_on(small).bytes(), 1000);
+        assert_eq!(block_on(small).unwrap().bytes(), 1000);
         assert_eq!(cache.stats().memory_withheld_bytes, 0);
+        let refused = block_on(cache.turn((36 << 20) + 1)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::MemoryTooSmall);
+    }
+
+    #[test]
+    fn turns_go_by_the_memory_limit_of_the_moment() {
+        let cache = Cache::builder().memory(160 << 20).open().unwrap();
+        let before = block_on(cache.turn(90 << 20)).unwrap();
+        let mut late = pin!(cache.turn(40 << 20));
+        assert!(block_on(poll_once(&mut late)).is_none());
+        cache.set_memory(16 << 20);
+        assert_eq!(cache.turn_bytes_max(), 27 << 20);
+        assert_eq!(block_on(cache.turn(90 << 20)).unwrap_err().kind(), ErrorKind::MemoryTooSmall);
+        assert!(block_on(poll_once(&mut late)).is_none());
+        drop(before);
+        assert_eq!(block_on(late).unwrap_err().kind(), ErrorKind::MemoryTooSmall);
+        drop(block_on(cache.turn(20 << 20)).unwrap());
+        cache.set_memory(160 << 20);
+        assert_eq!(block_on(cache.turn(90 << 20)).unwrap().bytes(), 90 << 20);
     }
 }

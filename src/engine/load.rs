@@ -16,7 +16,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyRef, Tag};
 use crate::memory::{Cause, Insertion};
 use crate::source::{Ask, Load, Loaded, Room, Source};
-use crate::sync::AtomicU64;
 
 use super::Cache;
 use super::events::Event;
@@ -72,8 +71,8 @@ async fn load(state: &Arc<State>, source: &dyn Source, flight: &Flight, held: Op
     let turn = turn.map(Arc::new);
     let sequence = state.next_sequence();
     let own = state.clone();
-    let mut room =
-        Room::of(state.loading_bytes.clone(), state.loading_bytes_max, move || own.charge_beside());
+    let bytes_max = loading_bytes_max(state.memory.limit_bytes(), state.value_bytes_max);
+    let mut room = Room::of(state.loading_bytes.clone(), bytes_max, move || own.charge_beside());
     if let Some(turn) = &turn {
         room = room.ahead(turn.bytes(), turn.clone());
     }
@@ -247,11 +246,11 @@ fn note_failure(state: &State, key: KeyRef<'_>, error: &Error) {
     }
 }
 
-/// How many bytes all loads under way hold, and what they may: two of the largest values, but no more than half of a small
-/// memory, so that an origin whose answers have no end cannot take what the process was not given.
-pub(super) fn loading_bytes_max(memory: u64, value_bytes_max: u64) -> (Arc<AtomicU64>, u64) {
+/// How many bytes all loads under way may hold: two of the largest values, but no more than half of a small memory, so
+/// that an origin whose answers have no end cannot take what the process was not given.
+fn loading_bytes_max(memory: u64, value_bytes_max: u64) -> u64 {
     let of_values = value_bytes_max.saturating_mul(2).min((memory / 2).max(LOADING_BYTES_LEAST));
-    (Arc::default(), of_values.max(memory / 8))
+    of_values.max(memory / 8)
 }
 
 fn as_millis(duration: Duration) -> u64 {
@@ -335,7 +334,7 @@ mod tests {
             (500 << 20, 32 << 20, 64 << 20),
             (8 << 30, 32 << 20, 1 << 30),
         ] {
-            assert_eq!(loading_bytes_max(memory, value).1, most, "{memory} {value}");
+            assert_eq!(loading_bytes_max(memory, value), most, "{memory} {value}");
         }
     }
 }

@@ -20,6 +20,7 @@ mod graces;
 mod heavy;
 mod invalidate;
 mod latency;
+mod line;
 mod list;
 mod load;
 mod look;
@@ -70,6 +71,8 @@ pub use gate::{Breaker, SourceStatus};
 pub(crate) use heavy::Remains;
 pub use heavy::Turn;
 pub use invalidate::Selector;
+#[cfg(feature = "server")]
+pub(crate) use line::{Line, Share};
 pub use list::{Filter, ListCursor, Listed, Listing};
 pub use namespace::InNamespace;
 pub use outcome::{Answer, Outcome};
@@ -154,6 +157,10 @@ impl Cache {
     pub fn set_memory(&self, bytes: u64) {
         let state = self.state();
         state.memory.set_limits(Limits { bytes, entries: state.entries_max });
+        state.heavy.set_memory(bytes);
+        if let Some(disk) = &state.disk {
+            disk.set_memory(builder::queue_bytes_max(bytes), builder::index_bytes_max(bytes));
+        }
     }
 
     /// Charges what the program holds beside the cache to the cache's memory limit; nothing yet, see [`Charge::set`].
@@ -177,14 +184,23 @@ impl Cache {
     /// Waits for a turn to make something that takes so many bytes for a while: what is made at a time, large answers
     /// that are being loaded included, is bounded, and entries give way to it as to a [`Charge`]. Turns come in the order
     /// in which they are asked for; nobody may ask who has one already.
-    pub async fn turn(&self, bytes: u64) -> Turn {
+    ///
+    /// # Errors
+    /// [`ErrorKind::MemoryTooSmall`] when that is more than [`Cache::turn_alone_bytes_max`].
+    pub async fn turn(&self, bytes: u64) -> Result<Turn> {
         heavy::turn(&self.0.state, bytes).await
     }
 
     /// So many bytes all turns together are for.
     #[must_use]
     pub fn turn_bytes_max(&self) -> u64 {
-        self.state().heavy.bytes_max()
+        heavy::together(self.memory_limit())
+    }
+
+    /// So many bytes a single turn may be for, which then is the only one.
+    #[must_use]
+    pub fn turn_alone_bytes_max(&self) -> u64 {
+        heavy::alone(self.memory_limit())
     }
 
     /// Whether memory still keeps this very entry under its key.

@@ -21,7 +21,6 @@ use super::flight::Flights;
 use super::gate::Gates;
 use super::graces::{Graces, Tiers};
 use super::heavy::Heavy;
-use super::load;
 use super::outcome::{self, Outcome};
 use super::policy::{Policies, Policy};
 use super::recovery::Recovering;
@@ -80,8 +79,6 @@ pub(super) struct State {
     pub(super) charged_bytes: AtomicU64,
     /// What all loads under way hold; each counts its own in and out.
     pub(super) loading_bytes: Arc<AtomicU64>,
-    /// What they may hold.
-    pub(super) loading_bytes_max: u64,
     /// What is large and made for a while takes its turn here.
     pub(super) heavy: Heavy,
     /// The number the next write, load or invalidation takes; only [`State::next_sequence`] moves it.
@@ -113,7 +110,6 @@ impl State {
         let graces = Graces::default();
         graces.set_all(Tiers { memory: &parts.memory, disk: parts.disk.as_ref() }, &parts.policies);
         let memory_bytes = parts.memory.limit_bytes();
-        let (loading_bytes, loading_bytes_max) = load::loading_bytes_max(memory_bytes, parts.value_bytes_max);
         Self {
             clock: parts.clock,
             memory: parts.memory,
@@ -142,8 +138,7 @@ impl State {
             loads: Semaphore::new(parts.loads_max),
             loads_max: parts.loads_max,
             charged_bytes: AtomicU64::new(0),
-            loading_bytes,
-            loading_bytes_max,
+            loading_bytes: Arc::default(),
             heavy: Heavy::new(memory_bytes),
             sequence: AtomicU64::new(parts.first_sequence.max(1)),
             closed: AtomicBool::new(false),

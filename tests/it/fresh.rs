@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use hifz::clock::{Clock, Timestamp, monotonic_now};
-use hifz::source::{Ask, Held, Load, Loaded, Loading, Source, Weighing};
+use hifz::source::{Ask, Held, Load, Loaded, Loading, Source, Weighing, Weight};
 use hifz::{
     Answer, Breaker, Cache, DataDir, Error, ErrorKind, Event, Key, KeyRef, Namespace, Outcome, Policy, Result,
 };
@@ -374,7 +374,7 @@ struct Busy {
 
 impl Source for Busy {
     fn weigh<'l>(&'l self, _: KeyRef<'l>) -> Weighing<'l> {
-        Box::pin(async { Ok(1 << 20) })
+        Box::pin(async { Ok(Weight::of(1 << 20)) })
     }
 
     fn load<'l>(&'l self, ask: Ask<'l>) -> Loading<'l> {

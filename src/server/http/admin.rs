@@ -188,7 +188,7 @@ pub(super) async fn erase_user(
 ) -> Reply {
     let user = site.gate.access().user(UserId::parse(&id)?);
     let conditions = WriteConditions::of(&headers);
-    let turn = bookmarks::room_to_look(&site, &user, &conditions).await?;
+    let turn = bookmarks::room_to_look(&site, &user).await?;
     run(&site, move |site| {
         let _turn = turn;
         let guard = |standing: &Standing| bookmarks::check(&conditions, standing);
@@ -207,6 +207,10 @@ pub(super) async fn import(State(site): State<Site>, body: Body) -> Reply {
         // First to a file: a slow client must not hold the content store's one transaction open.
         let mut upload = ChannelReader { receiver, chunk: Bytes::new() };
         let mut archive = spooled(&site.directory, &mut upload)?;
+        // Before the transaction: who changes a large list has its turn when it waits for that.
+        let bytes = site.store.import_bytes(&mut archive)?;
+        let _room = site.incoming.turn_blocking(bytes)?;
+        archive.rewind().map_err(unkept)?;
         let _turn = site.content_changes.lock();
         let report = site.store.import_archive(&mut archive, &mut |_| ())?;
         changes::drain(&site.cache, &site.store)?;
@@ -230,10 +234,16 @@ struct Imported {
 pub(super) async fn export(State(site): State<Site>, query: Parameters) -> Reply {
     let with_bookmarks = query.iter().any(|(name, value)| name == "bookmarks" && value == "true");
     let turn = site.incoming.export(with_bookmarks)?;
+    let room = if with_bookmarks {
+        let bytes = run(&site, |site| site.store.export_bytes()).await?;
+        site.incoming.turn(bytes).await?
+    } else {
+        None
+    };
     let (sender, receiver) = mpsc::channel::<std::io::Result<Bytes>>(EXPORT_CHUNKS_MAX);
     let store = site.store.clone();
     tokio::task::spawn_blocking(move || {
-        let _turn = turn;
+        let _turn = (turn, room);
         let mut out = ChannelWriter { sender: sender.clone() };
         let exported =
             if with_bookmarks { store.export_with_bookmarks(&mut out) } else { store.export(&mut out) };
@@ -309,7 +319,7 @@ fn spooled(directory: &DataDir, upload: &mut ChannelReader) -> crate::Result<Buf
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             Error::new(ErrorKind::DocumentInvalid, "the upload was cut short")
         }
-        Err(error) => Error::new(ErrorKind::DiskFailed, "the upload cannot be kept").because(error),
+        Err(error) => unkept(error),
     };
     let options = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
     let mut file = options.map_err(failed)?;
@@ -317,6 +327,10 @@ fn spooled(directory: &DataDir, upload: &mut ChannelReader) -> crate::Result<Buf
     std::io::copy(upload, &mut file).map_err(failed)?;
     file.rewind().map_err(failed)?;
     Ok(BufReader::new(file))
+}
+
+fn unkept(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::DiskFailed, "the upload cannot be kept").because(error)
 }
 
 /// A body that arrives on a channel, read where blocking is allowed.

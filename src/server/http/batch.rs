@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -28,7 +29,7 @@ use crate::server::outgoing::Held;
 
 use super::Site;
 use super::admin::{Reply, run};
-use super::compress::{plain_body, plain_bytes};
+use super::compress::{is_plain, plain_body, plain_bytes};
 use super::entries::{parse_ttl, refuse_long, refuse_private, refuse_reserved};
 use super::incoming::{BATCH_TIMES, KEYS_TIMES, read_whole};
 use super::problem::Problem;
@@ -37,54 +38,119 @@ use super::problem::Problem;
 pub(super) async fn get(State(site): State<Site>, body: Body) -> Reply {
     let keys = keys_in(&read_whole(&site, body, KEYS_TIMES).await?)?;
     keys.iter().try_for_each(|key| refuse_private(key.as_key_ref()))?;
-    let bytes_max = site.limits.body;
-    let (found, missing, bytes) = run(&site, move |site| {
-        let (mut found, mut missing, mut bytes) = (Vec::new(), Vec::new(), 0);
-        for key in &keys {
-            let Some(entry) = site.cache.get(key)? else {
-                missing.push(key.to_string());
-                continue;
-            };
-            bytes += plain_bytes(&entry);
-            if bytes > bytes_max {
-                let message =
-                    format!("the values come to more than {bytes_max} bytes (limits.body); ask for fewer");
-                return Err(Error::new(ErrorKind::DocumentTooLarge, message).at(key.as_str()));
-            }
-            found.push(entry);
+    let keys = Arc::new(keys);
+    let look = |room: u64| {
+        let keys = keys.clone();
+        run(&site, move |site| found(site, &keys, room))
+    };
+    let (mut found, mut turn) = (look(SMALL_BYTES).await?, None);
+    if found.bytes > SMALL_BYTES {
+        turn = site.incoming.turn(found.bytes).await?;
+        let room = found.bytes;
+        found = look(room).await?;
+        if found.bytes > room {
+            let busy = "the values have become larger while there was made room for them; try again";
+            return Err(Error::new(ErrorKind::Busy, busy).into());
         }
-        Ok((found, missing, bytes))
-    })
-    .await?;
-    let pieces = futures_util::stream::iter(pieces(found, missing, site.cache.now()));
+    }
+    let held = Held::Own(found.bytes);
+    // All of them are held until the last is sent.
+    let pieces = pieces(found, site.cache.now()).inspect(move |_| {
+        let _held = &turn;
+    });
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(JSON)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
-    // All of them are held until the last is sent.
-    Ok((Extension(Held::Own(bytes)), headers, Body::from_stream(pieces)).into_response())
+    Ok((Extension(held), headers, Body::from_stream(futures_util::stream::iter(pieces))).into_response())
 }
 
-/// The answer piece by piece, each made when it is sent: entries are shared, and only one of them is ever written out.
-fn pieces(
-    found: Vec<Entry>,
+/// What there is of the keys of one request.
+#[derive(Default)]
+struct Found {
+    /// None of them where they have more than there is room for.
+    entries: Vec<Entry>,
     missing: Vec<String>,
-    now: Timestamp,
-) -> impl Iterator<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> {
-    let entries = found.into_iter().enumerate().map(move |(at, entry)| {
-        let mut piece = if at == 0 { Vec::new() } else { vec![b','] };
-        serde_json::to_writer(&mut piece, entry.key().as_str())?;
-        piece.push(b':');
-        serde_json::to_writer(&mut piece, &Shown::of(&entry, &plain_body(&entry)?, Ttl::of(&entry, now)))?;
-        Ok(Bytes::from(piece))
+    /// What the entries hold.
+    bytes: u64,
+}
+
+/// What there is of `keys`, held where it has no more than `room` bytes.
+fn found(site: &Site, keys: &[Key], room: u64) -> crate::Result<Found> {
+    let (mut found, mut shown_bytes, bytes_max) = (Found::default(), 0, site.limits.body);
+    for key in keys {
+        let Some(entry) = site.cache.get(key)? else {
+            found.missing.push(key.to_string());
+            continue;
+        };
+        let plain_bytes = plain_bytes(&entry);
+        shown_bytes += plain_bytes;
+        if shown_bytes > bytes_max {
+            let message =
+                format!("the values come to more than {bytes_max} bytes (limits.body); ask for fewer");
+            return Err(Error::new(ErrorKind::DocumentTooLarge, message).at(key.as_str()));
+        }
+        // One that is kept compressed is made whole to be sent.
+        found.bytes += entry.weight() as u64 + if is_plain(&entry) { 0 } else { plain_bytes };
+        if found.bytes > room {
+            found.entries = Vec::new();
+        } else {
+            found.entries.push(entry);
+        }
+    }
+    Ok(found)
+}
+
+type Piece = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// The answer piece by piece, each made when it is sent: entries are shared, and little of them is ever written out.
+fn pieces(found: Found, now: Timestamp) -> impl Iterator<Item = Piece> {
+    let entries = found.entries.into_iter().enumerate().flat_map(move |(at, entry)| {
+        let (pieces, error) = match pieces_of(&entry, at == 0, now) {
+            Ok(pieces) => (Some(pieces), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        error.into_iter().chain(pieces.into_iter().flatten())
     });
     let rest = std::iter::once_with(move || {
         let mut piece = br#"},"missing":"#.to_vec();
-        serde_json::to_writer(&mut piece, &missing)?;
+        serde_json::to_writer(&mut piece, &found.missing)?;
         piece.push(b'}');
         Ok(Bytes::from(piece))
     });
     std::iter::once(Ok(Bytes::from_static(br#"{"entries":{"#))).chain(entries).chain(rest)
+}
+
+/// One entry as it stands in the answer, as [`Shown`] would be written: JSON as it is shared with the entry, everything else
+/// in base64 by a little at a time.
+fn pieces_of(
+    entry: &Entry,
+    is_first: bool,
+    now: Timestamp,
+) -> Result<impl Iterator<Item = Piece> + use<>, Box<dyn std::error::Error + Send + Sync>> {
+    let plain = match plain_body(entry)? {
+        std::borrow::Cow::Borrowed(_) => entry.body_shared(),
+        std::borrow::Cow::Owned(made) => made.into(),
+    };
+    let content_type = Head::decode(entry.head()).map_or(OCTET_STREAM, |head| head.content_type);
+    let json = if is_json(content_type) { as_json(&plain) } else { None };
+    let json = json.map(|json| plain.slice_ref(json.get().as_bytes()));
+    let mut head = if is_first { Vec::new() } else { vec![b','] };
+    serde_json::to_writer(&mut head, entry.key().as_str())?;
+    head.extend_from_slice(if json.is_some() { br#":{"value":"# } else { br#":{"base64":""# });
+    let mut tail = if json.is_some() { Vec::new() } else { vec![b'"'] };
+    tail.extend_from_slice(br#","content_type":"#);
+    serde_json::to_writer(&mut tail, content_type)?;
+    tail.extend_from_slice(br#","ttl_s":"#);
+    serde_json::to_writer(&mut tail, &Ttl::of(entry, now).left().map(|left| left.as_secs()))?;
+    tail.push(b'}');
+    let coded = if json.is_some() { Bytes::new() } else { plain };
+    let parts = (0..coded.len()).step_by(CODED_AT_ONCE).map(move |start| {
+        let part = coded.slice(start..coded.len().min(start + CODED_AT_ONCE));
+        Bytes::from(BASE64_STANDARD.encode(part))
+    });
+    let whole = std::iter::once(head.into()).chain(json).chain(parts).chain(std::iter::once(tail.into()));
+    Ok(whole.map(Ok))
 }
 
 /// `POST /admin/v1/entries/exists`
@@ -379,6 +445,12 @@ pub(crate) fn drive(bytes: &[u8]) {
 
 const JSON: &str = "application/json";
 const OCTET_STREAM: &str = "application/octet-stream";
+
+/// Values that have no more together are held without asking for room.
+const SMALL_BYTES: u64 = 256 << 10;
+
+/// So much of a value is written in base64 at a time: whole groups of three bytes.
+const CODED_AT_ONCE: usize = 48 << 10;
 
 /// The most keys of one request.
 pub(super) const KEYS_MAX: usize = 10_000;

@@ -16,7 +16,7 @@ use axum::response::IntoResponse;
 use hyper::body::{Frame, SizeHint};
 
 use crate::content::keys::{User, Verse};
-use crate::content::{Bookmarks, Change, Kept, Standing};
+use crate::content::{Bookmarks, Change, Kept, ListSize, Standing};
 use crate::engine::{Answer, Remains, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::changes;
@@ -101,7 +101,7 @@ fn shown(site: &Site, whole: Representation<'_>, method: &Method, headers: &Head
 pub(super) async fn put_list(State(site): State<Site>, owner: Owner, request: Request) -> Reply {
     let conditions = WriteConditions::of(request.headers());
     let place = HeaderValue::from_str(request.uri().path());
-    let stands = weight(&site, &owner.0).await? * STANDING_TIMES;
+    let stands = size(&site, &owner.0).await?.look_bytes();
     let document = read_whole_beside(&site, request.into_body(), BOOKMARKS_TIMES, stands).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
@@ -122,7 +122,7 @@ pub(super) async fn put_list(State(site): State<Site>, owner: Owner, request: Re
 /// `DELETE /api/v1/users/{id}/bookmarks`
 pub(super) async fn delete_list(State(site): State<Site>, owner: Owner, headers: HeaderMap) -> Reply {
     let conditions = WriteConditions::of(&headers);
-    let turn = room_to_look(&site, &owner.0, &conditions).await?;
+    let turn = room_to_look(&site, &owner.0).await?;
     change(&site, owner.0, move |bookmarks, user| {
         let _turn = turn;
         let guard = |standing: &Standing| check(&conditions, standing);
@@ -143,7 +143,7 @@ pub(super) async fn put_one(
     let verse = Verse::parse(&verse)
         .map_err(|error| Error::new(ErrorKind::DocumentInvalid, error.message().to_owned()))?;
     let conditions = WriteConditions::of(&headers);
-    let stands = weight(&site, &owner.0).await? * CHANGED_TIMES;
+    let stands = size(&site, &owner.0).await?.change_bytes();
     let document = read_whole_beside(&site, body, BOOKMARKS_TIMES, stands).await?;
     let kept = change(&site, owner.0, move |bookmarks, user| {
         let guard = |standing: &Standing| check(&conditions, standing);
@@ -164,7 +164,7 @@ pub(super) async fn delete_one(
 ) -> Reply {
     let verse = Verse::parse(&verse)?;
     let conditions = WriteConditions::of(&headers);
-    let turn = site.incoming.turn(weight(&site, &owner.0).await? * CHANGED_TIMES).await?;
+    let turn = site.incoming.turn(size(&site, &owner.0).await?.change_bytes()).await?;
     change(&site, owner.0, move |bookmarks, user| {
         let _turn = turn;
         let guard = |standing: &Standing| check(&conditions, standing);
@@ -196,22 +196,15 @@ pub(super) fn check(conditions: &WriteConditions, standing: &Standing) -> crate:
     conditions.check_within(standing.is_there, Validators { digest: standing.digest, modified_at_secs })
 }
 
-/// How much there is of the user's list, for whoever makes room for it.
-async fn weight(site: &Site, user: &User) -> Result<u64, Problem> {
+/// How large the user's list is, for whoever makes room for it.
+async fn size(site: &Site, user: &User) -> Result<ListSize, Problem> {
     let id = user.id.clone();
-    run(site, move |site| site.store.bookmarks().weight(&id)).await
+    run(site, move |site| site.store.bookmarks().size(&id)).await
 }
 
-/// Room to look at the list of `user`, where `conditions` ask about it.
-pub(super) async fn room_to_look(
-    site: &Site,
-    user: &User,
-    conditions: &WriteConditions,
-) -> Result<Option<Turn>, Problem> {
-    if conditions.is_empty() {
-        return Ok(None);
-    }
-    site.incoming.turn(weight(site, user).await? * STANDING_TIMES).await
+/// Room to look at the list of `user`, or to take it out.
+pub(super) async fn room_to_look(site: &Site, user: &User) -> Result<Option<Turn>, Problem> {
+    Ok(site.incoming.turn(size(site, user).await?.look_bytes()).await?)
 }
 
 /// Runs `work` to its end and lets the cache forget what it changed.
@@ -265,11 +258,6 @@ fn put<E>(headers: &mut HeaderMap, name: HeaderName, value: Result<HeaderValue, 
         headers.insert(name, value);
     }
 }
-
-/// How many times the list that stands is held: to look at it, its page of the file, which may have twice the length;
-/// to change it, the new row beside that, then the row beside its page.
-const STANDING_TIMES: u64 = 2;
-const CHANGED_TIMES: u64 = 4;
 
 /// When a list that was never kept says it changed.
 const EPOCH: &str = "Thu, 01 Jan 1970 00:00:00 GMT";

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::entry::{Entry, Form, Head};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::KeyRef;
-use crate::source::{Ask, Load, Loaded, LoadedForms, Loading, Source, Weighing};
+use crate::source::{Ask, Load, Loaded, LoadedForms, Loading, Source, Weighing, Weight};
 
 use super::coding::Coding;
 
@@ -54,7 +54,14 @@ impl<S: Source> Source for Coded<S> {
     }
 
     fn weigh<'l>(&'l self, key: KeyRef<'l>) -> Weighing<'l> {
-        self.source.weigh(key)
+        let is_compressed_only = self.compressed_only.contains(key.namespace());
+        Box::pin(async move {
+            let weight = self.source.weigh(key).await?;
+            let is_coded = is_compressed_only || weight.answer_bytes <= HUGE_BYTES as u64;
+            // A form that is kept has at most nine tenths of it.
+            let forms = if is_coded { weight.answer_bytes } else { 0 };
+            Ok(Weight::of(weight.answer_bytes.saturating_add(forms)).making(weight.making_bytes))
+        })
     }
 
     fn validate(&self, key: KeyRef<'_>, loaded: &Loaded) -> Result<()> {
@@ -155,6 +162,11 @@ pub(in crate::server) fn plain_body(entry: &Entry) -> Result<Cow<'_, [u8]>> {
     let mut reader = flate2::read::GzDecoder::new(entry.body()).take(bytes + 1);
     reader.read_to_end(&mut whole).map_err(|error| broken().because(error))?;
     if whole.len() as u64 == bytes { Ok(Cow::Owned(whole)) } else { Err(broken()) }
+}
+
+/// Whether what `entry` holds is the plain form.
+pub(super) fn is_plain(entry: &Entry) -> bool {
+    Head::decode(entry.head()).map_or(true, |head| head.forms.plain_bytes.is_none())
 }
 
 /// How large the plain form of what `entry` holds is.

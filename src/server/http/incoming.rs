@@ -5,11 +5,10 @@
 //! wait for room, a large body has to go on arriving at a least pace, so that one that stalls holds up nobody for long.
 //! What is done with a body takes its turn at the cache, in the order of arrival: whoever has been read is always finished.
 //!
-//! Small bodies cost two permits and some additions.
+//! Small bodies cost two short locks and some additions.
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
@@ -19,7 +18,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use crate::engine::{Cache, Charge, Turn};
+use crate::engine::{Cache, Charge, Line, Share, Turn};
 use crate::error::{Error, ErrorKind};
 use crate::server::traffic::{Traffic, Want};
 
@@ -34,31 +33,11 @@ pub(in crate::server) struct Incoming(Arc<Shared>);
 struct Shared {
     cache: Cache,
     traffic: Arc<Traffic>,
-    /// What bodies may hold until they are done, by KiB.
-    room: Pool,
-    /// How many wait for room.
-    waiting: AtomicUsize,
+    /// Before what bodies may hold until they are done.
+    room: Line,
     imports: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     backups: Arc<Semaphore>,
-}
-
-/// Permits by KiB; a demand beyond all of them is for all of them.
-#[derive(Debug)]
-struct Pool {
-    permits: Arc<Semaphore>,
-    kib: u32,
-}
-
-impl Pool {
-    fn new(bytes: u64) -> Self {
-        let kib = u32::try_from(bytes / KIB).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3);
-        Self { permits: Arc::new(Semaphore::new(kib as usize)), kib }
-    }
-
-    fn demand(&self, bytes: u64) -> u32 {
-        u32::try_from(bytes.div_ceil(KIB)).unwrap_or(u32::MAX).min(self.kib)
-    }
 }
 
 impl Incoming {
@@ -67,8 +46,7 @@ impl Incoming {
         Self(Arc::new(Shared {
             cache: cache.clone(),
             traffic,
-            room: Pool::new((cache.turn_bytes_max() / 3).min(ROOM_BYTES_MAX)),
-            waiting: AtomicUsize::new(0),
+            room: Line::new(room_bytes_max(cache)),
             imports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             exports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             backups: Arc::new(Semaphore::new(1)),
@@ -81,19 +59,15 @@ impl Incoming {
         self.0.imports.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))
     }
 
-    /// A turn to export; each holds a thread for as long as its reader takes. With bookmarks one at a time, on the cache's
-    /// account: it holds a file of the archive, and in it the largest list there is.
-    pub(super) fn export(&self, with_bookmarks: bool) -> Result<(OwnedSemaphorePermit, Charge), Problem> {
-        let mut charge = self.0.cache.charge();
-        if with_bookmarks {
-            let busy = "an export with bookmarks is under way already; try again when it has ended";
-            let turn = self.0.backups.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))?;
-            charge.set(BACKUP_BYTES);
-            return Ok((turn, charge));
-        }
-        let busy = "4 exports are under way already; try again shortly";
-        let turn = self.0.exports.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))?;
-        Ok((turn, charge))
+    /// A turn to export; each holds a thread for as long as its reader takes. With bookmarks one at a time: it holds a file
+    /// of the archive, and in it the largest list there is.
+    pub(super) fn export(&self, with_bookmarks: bool) -> Result<OwnedSemaphorePermit, Problem> {
+        let (exports, busy) = if with_bookmarks {
+            (&self.0.backups, "an export with bookmarks is under way already; try again when it has ended")
+        } else {
+            (&self.0.exports, "4 exports are under way already; try again shortly")
+        };
+        exports.clone().try_acquire_owned().map_err(|_| self.no_turn(busy))
     }
 
     fn no_turn(&self, detail: &'static str) -> Problem {
@@ -102,57 +76,46 @@ impl Incoming {
     }
 
     /// Waits for its turn to make something that takes `bytes`; not for long. Who has such a turn, or a body, must not ask.
-    pub(super) async fn turn(&self, bytes: u64) -> Result<Option<Turn>, Problem> {
+    pub(super) async fn turn(&self, bytes: u64) -> crate::Result<Option<Turn>> {
         if bytes == 0 {
             return Ok(None);
         }
         let Ok(turn) = timeout(ROOM_PATIENCE, self.0.cache.turn(bytes)).await else {
             self.0.traffic.turn_away(Want::Body);
-            return Err(busy("too much of what is large is being changed at once; try again shortly"));
+            let busy = "too much of what is large is being changed at once; try again shortly";
+            return Err(Error::new(ErrorKind::Busy, busy));
         };
-        Ok(Some(turn))
+        turn.map(Some)
+    }
+
+    /// As [`Incoming::turn`], on a thread that may block.
+    pub(super) fn turn_blocking(&self, bytes: u64) -> crate::Result<Option<Turn>> {
+        tokio::runtime::Handle::current().block_on(self.turn(bytes))
     }
 
     /// The largest body that may be held where what is made of it takes `times` as much.
     fn bytes_max(&self, times: u64) -> u64 {
-        self.0.cache.turn_bytes_max() / 3 * 4 / times
+        self.0.cache.turn_alone_bytes_max() / times
     }
 
     fn is_crowded(&self) -> bool {
-        self.0.waiting.load(Ordering::Relaxed) > 0
+        self.0.room.is_anybody_waiting()
     }
 
-    /// Waits for `kib` of room; not for long.
-    async fn room(&self, kib: u32) -> Result<OwnedSemaphorePermit, Problem> {
-        let room = self.0.room.permits.clone();
-        if let Ok(permit) = room.clone().try_acquire_many_owned(kib) {
-            return Ok(permit);
-        }
-        let waiting = Waiting::new(&self.0);
-        let permit = timeout(ROOM_PATIENCE, room.acquire_many_owned(kib)).await;
-        drop(waiting);
-        if let Ok(Ok(permit)) = permit {
-            return Ok(permit);
+    /// Waits until `share` has `bytes` in all; not for long.
+    async fn room(&self, share: &mut Share, bytes: u64) -> Result<(), Problem> {
+        self.0.room.set_bytes_max(room_bytes_max(&self.0.cache));
+        if timeout(ROOM_PATIENCE, share.grow(bytes)).await.is_ok() {
+            return Ok(());
         }
         self.0.traffic.turn_away(Want::Body);
         Err(busy("too many large bodies are being received at once; try again shortly"))
     }
 }
 
-/// One that waits for room.
-struct Waiting<'s>(&'s Shared);
-
-impl<'s> Waiting<'s> {
-    fn new(shared: &'s Shared) -> Self {
-        shared.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(shared)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
+/// What bodies may hold while they arrive.
+fn room_bytes_max(cache: &Cache) -> u64 {
+    (cache.turn_bytes_max() / 3).min(ROOM_BYTES_MAX)
 }
 
 /// A body in memory, with its part of what all bodies together may take.
@@ -160,7 +123,7 @@ impl Drop for Waiting<'_> {
 pub(super) struct Whole {
     bytes: Vec<u8>,
     incoming: Incoming,
-    room: Option<OwnedSemaphorePermit>,
+    room: Share,
     charge: Charge,
     turn: Option<Turn>,
 }
@@ -189,26 +152,13 @@ impl Drop for Whole {
 
 impl Whole {
     fn new(incoming: &Incoming) -> Self {
-        let (incoming, charge) = (incoming.clone(), incoming.0.cache.charge());
-        Self { bytes: Vec::new(), incoming, room: None, charge, turn: None }
-    }
-
-    /// What of the room it has taken.
-    fn room_kib(&self) -> u32 {
-        self.room.as_ref().map_or(0, |room| u32::try_from(room.num_permits()).unwrap_or(u32::MAX))
+        let (room, charge) = (incoming.0.room.empty_share(), incoming.0.cache.charge());
+        Self { bytes: Vec::new(), incoming: incoming.clone(), room, charge, turn: None }
     }
 
     /// Waits for room for `bytes` in all.
     async fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
-        let (held, wanted) = (self.room_kib(), self.incoming.0.room.demand(bytes as u64));
-        if wanted > held {
-            let more = self.incoming.room(wanted - held).await?;
-            match &mut self.room {
-                Some(room) => room.merge(more),
-                None => self.room = Some(more),
-            }
-        }
-        Ok(())
+        self.incoming.room(&mut self.room, bytes as u64).await
     }
 
     /// Takes one more piece, for which room is reserved.
@@ -222,9 +172,10 @@ impl Whole {
     }
 
     /// Waits for its turn to be made something of that takes `times` as much, and so many bytes beside.
-    async fn prepare(&mut self, times: u64, beside: u64) {
+    async fn prepare(&mut self, times: u64, beside: u64) -> Result<(), Problem> {
         let more = self.bytes.len() as u64 * times.saturating_sub(1) + beside;
-        self.turn = Some(self.incoming.0.cache.turn(more).await);
+        self.turn = Some(self.incoming.0.cache.turn(more).await?);
+        Ok(())
     }
 }
 
@@ -241,7 +192,7 @@ pub(super) async fn read_whole_beside(
     beside: u64,
 ) -> Result<Whole, Problem> {
     let mut whole = read(site, body, (site.limits.body, times), too_large).await?;
-    whole.prepare(times, beside).await;
+    whole.prepare(times, beside).await?;
     Ok(whole)
 }
 
@@ -253,7 +204,7 @@ pub(super) async fn read_at_most(
     too_large: impl FnOnce(u64) -> Error,
 ) -> Result<Whole, Problem> {
     let mut whole = read(site, body, (bytes_max, times), too_large).await?;
-    whole.prepare(times, 0).await;
+    whole.prepare(times, 0).await?;
     Ok(whole)
 }
 
@@ -325,7 +276,7 @@ impl Pace {
         }
         let is_slow = self.bytes < PACE_BYTES_MIN;
         (self.since, self.bytes) = (Instant::now(), 0);
-        is_slow && whole.room_kib() > SMALL_KIB && whole.incoming.is_crowded()
+        is_slow && whole.room.bytes() > SMALL_BYTES && whole.incoming.is_crowded()
     }
 }
 
@@ -390,16 +341,11 @@ pub(super) const BATCH_TIMES: u64 = 3;
 pub(super) const DOCUMENT_TIMES: u64 = 5;
 pub(super) const BOOKMARKS_TIMES: u64 = 6;
 
-const KIB: u64 = 1 << 10;
-
 /// The most that bodies hold while they arrive, whatever the memory limit is.
 const ROOM_BYTES_MAX: u64 = 64 << 20;
 
 /// Imports and exports at a time, each.
 const TRANSFERS_MAX: usize = 4;
-
-/// What an export with bookmarks holds where a list is large.
-const BACKUP_BYTES: u64 = 32 << 20;
 
 /// How long a body waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
@@ -414,4 +360,4 @@ const PACE_BYTES_MIN: usize = 16 << 10;
 const PACE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A body that holds no more than this holds nobody up.
-const SMALL_KIB: u32 = 64;
+const SMALL_BYTES: u64 = 64 << 10;

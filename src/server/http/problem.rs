@@ -120,6 +120,7 @@ impl From<Error> for Problem {
             ErrorKind::TranslationNotAvailable => (S::NOT_FOUND, "TRANSLATION_NOT_AVAILABLE"),
             ErrorKind::PreconditionFailed => (S::PRECONDITION_FAILED, "PRECONDITION_FAILED"),
             ErrorKind::Busy => (S::SERVICE_UNAVAILABLE, "BUSY"),
+            ErrorKind::MemoryTooSmall => (S::INSUFFICIENT_STORAGE, "MEMORY_TOO_SMALL"),
             ErrorKind::Closed => (S::SERVICE_UNAVAILABLE, "CLOSING"),
             _ => (S::INTERNAL_SERVER_ERROR, "INTERNAL"),
         };

@@ -69,9 +69,10 @@ fn broken(error: &tokio::task::JoinError) -> Problem {
 
 fn check(site: &Site, is_repair: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Value> {
     let records = site.cache.verify(progress)?;
+    let room = site.incoming.turn_blocking(site.store.verify_bytes()?)?;
     let turn = site.content_changes.lock();
     let report = report(records.as_ref(), &site.store, is_repair)?;
-    drop(turn);
+    drop((turn, room));
     if is_repair {
         changes::drain(&site.cache, &site.store)?;
     }

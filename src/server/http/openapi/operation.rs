@@ -319,6 +319,11 @@ const EVERYWHERE: &[(u16, &str, &str)] = &[
         "every connection or load that `limits` allows is taken, or the room for bodies; try again after `Retry-After`",
     ),
     (505, "VERSION_UNKNOWN", "neither HTTP/1 nor HTTP/2"),
+    (
+        507,
+        "MEMORY_TOO_SMALL",
+        "what it asks for takes more memory than the limit ever leaves; raise `memory`",
+    ),
 ];
 
 /// What a request for something of one user may be told.
