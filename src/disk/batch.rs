@@ -13,6 +13,7 @@ use super::record;
 use super::state::{Shared, half};
 use super::tidy::Tidying;
 use crate::entry::Entry;
+use crate::prefetch::prefetch;
 
 /// A batch under construction.
 pub(crate) struct Plan<'p> {
@@ -20,7 +21,11 @@ pub(crate) struct Plan<'p> {
     bulk: &'p Bulk,
     /// All of the batch, of which this may be a part.
     ops: &'p Ops,
+    /// When it is made: what has expired later is found by the next.
+    now_ms: u64,
     packer: Packer,
+    /// Of one record; empty but for its room.
+    record: Vec<u8>,
     pub(crate) batch: Batch,
     pub(crate) meta: Meta,
     /// Groups in which an operation buried something, or something has expired.
@@ -39,7 +44,9 @@ impl<'p> Plan<'p> {
             shared,
             bulk,
             ops,
+            now_ms: shared.clock.now().as_millis(),
             packer: Packer::default(),
+            record: Vec::new(),
             batch: Batch::default(),
             meta,
             touched: Vec::new(),
@@ -85,7 +92,7 @@ impl<'p> Plan<'p> {
         let mut described = self.bulk.describe(std::slice::from_ref(&id))?;
         let Some((directory, ..)) = described.pop() else { return Ok(()) };
         let (shared, bulk, ops) = (self.shared, self.bulk, self.ops);
-        let now_ms = shared.clock.now().as_millis();
+        let now_ms = self.now_ms;
         let catalog = shared.catalog.read();
         let wanted: Vec<(u16, u8)> = catalog
             .live_places(id)
@@ -101,7 +108,7 @@ impl<'p> Plan<'p> {
             let entry = bytes.and_then(|bytes| record::decode(bytes).map(|entry| (bytes, entry)));
             match entry {
                 Ok((bytes, entry)) => {
-                    let is_dead = line.until_ms <= now_ms || shared.marks.read().is_dead(&entry);
+                    let is_dead = line.until_ms <= now_ms || shared.is_dead(&entry);
                     // What a removal in this batch is of must not come back as what was written anew.
                     if !is_dead && !ops.overrule(&entry) {
                         self.push(bytes, Line { heat, ..*line });
@@ -115,10 +122,19 @@ impl<'p> Plan<'p> {
         Ok(())
     }
 
+    /// Prepares for an operation, so that it is quicker when it comes.
+    pub(crate) fn approach(&self, fingerprint: u128, op: &Op) {
+        self.shared.catalog.read().approach(half(fingerprint));
+        if let Op::Put(entry) = op {
+            let address = entry.address();
+            (0..LINES_OF_AN_ENTRY).for_each(|line| prefetch(address + 64 * line));
+        }
+    }
+
     /// An operation on a key.
     pub(crate) fn apply(&mut self, fingerprint: u128, op: &Op) -> Result<(), Fault> {
         match op {
-            Op::Put(entry) if !self.shared.marks.read().is_dead(entry) => self.put(fingerprint, entry),
+            Op::Put(entry) if !self.shared.is_dead(entry) => self.put(fingerprint, entry),
             Op::Put(entry) => self.remove(fingerprint, entry.sequence().saturating_add(1)),
             Op::Remove(sequence) => self.remove(fingerprint, *sequence),
         }
@@ -133,13 +149,16 @@ impl<'p> Plan<'p> {
             return Ok(());
         }
         let until_ms = self.shared.until_ms(entry).min(UNTIL_NEVER);
-        let is_late = until_ms <= self.shared.clock.now().as_millis();
-        let Some(bytes) = record::encode(entry).filter(|_| !is_late) else {
+        let mut record = std::mem::take(&mut self.record);
+        let is_late = until_ms <= self.now_ms;
+        if is_late || record::encode(entry, &mut record).is_none() {
             // The same write may lie there with a later deadline.
             return self.remove(fingerprint, entry.sequence().saturating_add(1));
-        };
+        }
         let (fingerprint, sequence) = (half(fingerprint), entry.sequence());
-        self.push(&bytes, Line { fingerprint, sequence, until_ms, size: 0, heat: HEAT_NEW });
+        self.push(&record, Line { fingerprint, sequence, until_ms, size: 0, heat: HEAT_NEW });
+        record.clear();
+        self.record = record;
         self.meta.sequence_last = self.meta.sequence_last.max(sequence);
         Ok(())
     }
@@ -183,7 +202,8 @@ impl<'p> Plan<'p> {
     }
 
     /// Buries what has expired, by the directories alone.
-    pub(crate) fn expire(&mut self, now_ms: u64) -> Result<(), Fault> {
+    pub(crate) fn expire(&mut self) -> Result<(), Fault> {
+        let now_ms = self.now_ms;
         let catalog = self.shared.catalog.read();
         let due: Vec<u64> =
             catalog.groups().filter(|group| group.half_due_ms <= now_ms).map(|group| group.id).collect();
@@ -290,6 +310,9 @@ fn point_to(shared: &Shared, added: &Packed) {
 
 /// Hotter than this is what was in memory when the tier was told last, or was read since.
 const HEAT_IN_USE: u8 = 128;
+
+/// So much of a small entry is brought near before it is encoded; the processor sees by itself that more is wanted.
+const LINES_OF_AN_ENTRY: usize = 3;
 
 /// What was just written was just used.
 const HEAT_NEW: u8 = 255;

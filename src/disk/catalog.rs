@@ -125,9 +125,9 @@ impl Catalog {
         self.knowledge == Knowledge::Whole
     }
 
-    /// A bit for every key that the index knows.
-    pub(crate) fn seen(&self) -> Seen {
-        let mut seen = Seen::with_room(self.index.len());
+    /// A bit for every key that the index knows, with room for so many more.
+    pub(crate) fn seen(&self, more: u64) -> Seen {
+        let mut seen = Seen::with_room(self.index.len() + more);
         for order in self.index.orders() {
             seen.is_first(order);
         }
@@ -136,6 +136,11 @@ impl Catalog {
 
     pub(crate) fn is_loading(&self) -> bool {
         self.knowledge == Knowledge::Loading
+    }
+
+    /// Prepares for a look at a key.
+    pub(crate) fn approach(&self, fingerprint: u64) {
+        self.index.approach(fingerprint);
     }
 
     pub(crate) fn look(&self, fingerprint: u64) -> Look {

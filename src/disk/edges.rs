@@ -47,11 +47,14 @@ fn a_deadline_that_was_moved_nearer_never_gives_way_to_the_later_one() {
     // The same writes with other deadlines.
     disk.put(&until("a:nearer", b"value", first, 10));
     disk.put(&until("a:over", b"value", first + 1, 0));
+    // Nothing is taken out of the queue before this is let go of.
+    let slot = disk.shared.bulk.write();
     for number in 0..200 {
         disk.put(&until(&format!("b:{number}"), &[0; 10_000], first + 10 + number, 1000));
     }
     assert!(disk.status().dropped > 0);
     disk.put(&until("a:full", b"value", first + 2, 10));
+    drop(slot);
     disk.flush().unwrap();
     let soon = Some(NOW.after(Duration::from_secs(10)));
     assert_eq!(deadline_after_kill(temp.path(), "a:nearer"), soon);
@@ -204,6 +207,8 @@ fn keys_that_look_known_keep_the_bound_of_the_queue() {
     let temp = tempfile::tempdir().unwrap();
     let (disk, first) =
         opened(temp.path(), DiskOptions { queue_bytes_max: 20_000, ..options() }, Fuse::none());
+    // Nothing is taken out of the queue before this is let go of.
+    let _slot = disk.shared.bulk.write();
     for number in 0..100 {
         let entry = until(&format!("a:{number}"), &[7; 500], first + number, 1000);
         disk.shared.intake.lock().note(fingerprint(entry.key()));
@@ -262,6 +267,8 @@ fn an_overwrite_that_finds_no_room_takes_the_older_record_with_it_even_from_a_gr
         disk.put(&until(name, b"old", first + number, 1000));
         disk.flush().unwrap();
     }
+    // Nothing is taken out of the queue before this is let go of.
+    let slot = disk.shared.bulk.write();
     for number in 0..100 {
         disk.put(&until(&format!("b:{number}"), &[1; 11_000], first + 100 + number, 1000));
     }
@@ -269,6 +276,7 @@ fn an_overwrite_that_finds_no_room_takes_the_older_record_with_it_even_from_a_gr
         disk.put(&until(name, &[b'n'; 11_000], first + 300 + number, 1000));
     }
     assert!(disk.status().dropped > 30);
+    drop(slot);
     disk.flush().unwrap();
     let killed = killed_copy(temp.path());
     let after = open_at(killed.path()).0;
@@ -454,7 +462,7 @@ fn what_has_expired_is_known_until_that_is_durable() {
     // As the writer does before it commits; nothing here takes a new group's place.
     let ops = Ops::default();
     let mut plan = Plan::new(shared, bulk, &ops, Meta { next_group: 9, ..Meta::default() });
-    plan.expire(shared.clock.now().as_millis()).unwrap();
+    plan.expire().unwrap();
     assert_eq!(plan.expired, 2);
     assert!(!shared.may_contain(fingerprint(key("a:1"))), "nobody need look for it");
     disk.put(&until("a:1", b"new", first + 3, 1000));

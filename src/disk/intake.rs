@@ -20,8 +20,10 @@ pub(crate) struct Intake {
     /// What the queue holds that waits to be written.
     queued_bytes: u64,
     bytes_max: u64,
-    /// A batch is worth its fsyncs from here.
-    commit_bytes: u64,
+    /// The writer looks again when so much waits.
+    news_bytes: u64,
+    /// Puts that found no room.
+    dropped: u64,
     seen: Seen,
     /// Whether a missing bit means anything: not before the file's records are known.
     is_certain: bool,
@@ -32,41 +34,50 @@ pub(crate) struct Intake {
 pub(crate) enum Arrived {
     /// It waits, and the writer's plans are the same as before.
     Waits,
-    /// It waits, and the writer should look: there was nothing before, or now there is enough for a batch.
+    /// It waits, and the writer should look.
     IsNews,
+    /// There is no room for it, and nothing older of its key that could come back in its stead.
+    Dropped,
     /// It must go through the queue.
     Unsettled,
 }
 
 impl Intake {
-    pub(crate) fn new(bytes_max: u64, commit_bytes: u64) -> Self {
+    pub(crate) fn new(bytes_max: u64) -> Self {
         Self {
             arrived: Vec::new(),
             arrived_bytes: 0,
             queued_bytes: 0,
             bytes_max,
-            commit_bytes,
+            news_bytes: u64::MAX,
+            dropped: 0,
             seen: Seen::with_room(0),
             is_certain: false,
         }
     }
 
-    /// It may hold so much from now on, and a batch is worth its fsyncs from there.
-    pub(crate) fn set_bytes_max(&mut self, bytes_max: u64, commit_bytes: u64) {
-        (self.bytes_max, self.commit_bytes) = (bytes_max, commit_bytes);
+    /// It may hold so much from now on.
+    pub(crate) fn set_bytes_max(&mut self, bytes_max: u64) {
+        self.bytes_max = bytes_max;
     }
 
     /// Takes a put in, if nothing older of its key may be anywhere.
     pub(crate) fn put(&mut self, fingerprint: u128, entry: &mut Entry) -> Arrived {
         let bytes = entry.weight() as u64;
-        let before_bytes = self.waiting_bytes();
+        if self.waiting_bytes() + bytes > self.bytes_max {
+            if !self.is_unknown(fingerprint) {
+                return Arrived::Unsettled;
+            }
+            self.dropped += 1;
+            return Arrived::Dropped;
+        }
         let is_first = self.seen.is_first(order(fingerprint)) && self.is_certain;
-        if !is_first || before_bytes + bytes > self.bytes_max {
+        if !is_first {
             return Arrived::Unsettled;
         }
         self.arrived.push(entry.share());
         self.arrived_bytes += bytes;
-        if self.is_news(before_bytes) { Arrived::IsNews } else { Arrived::Waits }
+        if self.is_news() { Arrived::IsNews } else { Arrived::Waits }
     }
 
     /// Notes a key whose put is in the queue now.
@@ -74,9 +85,22 @@ impl Intake {
         self.seen.is_first(order(fingerprint));
     }
 
-    /// Whether what waits now is news to a writer that knew of `before_bytes`.
-    pub(crate) fn is_news(&self, before_bytes: u64) -> bool {
-        before_bytes == 0 || (before_bytes < self.commit_bytes && self.waiting_bytes() >= self.commit_bytes)
+    /// The writer is about to wait, and is to hear of it once when so much waits.
+    pub(crate) fn expect(&mut self, news_bytes: u64) {
+        self.news_bytes = news_bytes;
+    }
+
+    /// Whether the writer is to hear of what waits now.
+    pub(crate) fn is_news(&mut self) -> bool {
+        let is_news = self.waiting_bytes() >= self.news_bytes;
+        if is_news {
+            self.news_bytes = u64::MAX;
+        }
+        is_news
+    }
+
+    pub(crate) fn dropped(&self) -> u64 {
+        self.dropped
     }
 
     /// Whether nothing of the key may be anywhere.
@@ -114,11 +138,9 @@ impl Intake {
         self.is_certain = false;
     }
 
-    /// Takes over bits that were made anew, with those of keys that wait.
-    pub(crate) fn trust(&mut self, mut seen: Seen, waiting: impl Iterator<Item = u128>) {
-        for fingerprint in waiting.chain(self.arrived.iter().map(|entry| fingerprint(entry.key()))) {
-            seen.is_first(order(fingerprint));
-        }
+    /// Takes over bits that were made anew, of all that is in the file or the queue; what has arrived since is added.
+    pub(crate) fn trust(&mut self, mut seen: Seen) {
+        seen.add(self.arrived.iter().map(|entry| fingerprint(entry.key())));
         self.seen = seen;
         self.is_certain = true;
     }
@@ -182,6 +204,13 @@ impl Seen {
         is_first
     }
 
+    /// Notes the keys of these fingerprints.
+    pub(crate) fn add(&mut self, fingerprints: impl Iterator<Item = u128>) {
+        for fingerprint in fingerprints {
+            self.is_first(order(fingerprint));
+        }
+    }
+
     fn has(&self, order: u64) -> bool {
         let (at, bits) = self.place(order);
         self.words.get(at).is_none_or(|word| word & bits == bits)
@@ -217,20 +246,21 @@ fn order(fingerprint: u128) -> u64 {
 /// What arrives next is made room for as if it were like the last, up to so many.
 const ROOM_MAX: usize = 1 << 16;
 
-/// With one key more than that in each word, about one new key in thirty looks known.
-const KEYS_A_WORD: u64 = 6;
+/// With one key more than that in each word, about one new key in two hundred looks known: each of them costs as much
+/// as several that do not.
+const KEYS_A_WORD: u64 = 3;
 
 const BITS: u32 = 3;
 
 /// 512 kB, of which only what is used becomes resident.
 const WORDS_MIN: u64 = 1 << 16;
 
-/// 32 MB: beyond some 25 million keys new ones look known more often.
+/// 32 MB: beyond some 12 million keys new ones look known more often.
 const WORDS_MAX: u64 = 1 << 22;
 
 #[cfg(test)]
 mod tests {
-    use super::Arrived::{IsNews as News, Unsettled, Waits};
+    use super::Arrived::{Dropped, IsNews as News, Unsettled, Waits};
     use super::*;
     use crate::clock::Timestamp;
     use crate::entry::Parts;
@@ -244,15 +274,16 @@ mod tests {
         (fingerprint(entry.key()), entry)
     }
 
-    fn certain(bytes_max: u64, commit_bytes: u64) -> Intake {
-        let mut intake = Intake::new(bytes_max, commit_bytes);
-        intake.trust(Seen::with_room(0), std::iter::empty());
+    fn certain(bytes_max: u64) -> Intake {
+        let mut intake = Intake::new(bytes_max);
+        intake.expect(1);
+        intake.trust(Seen::with_room(0));
         intake
     }
 
     #[test]
     fn only_the_first_put_of_a_key_is_settled_here() {
-        let mut intake = certain(1000, 500);
+        let mut intake = certain(1000);
         let (fingerprint, mut one) = entry(1);
         assert!(intake.is_unknown(fingerprint));
         assert_eq!(intake.put(fingerprint, &mut one), Arrived::IsNews);
@@ -266,24 +297,43 @@ mod tests {
             Arrived::Unsettled,
             "it may have been written meanwhile"
         );
-        let mut uncertain = Intake::new(1000, 500);
+        let mut uncertain = Intake::new(1000);
         assert_eq!(uncertain.put(fingerprint, &mut one), Arrived::Unsettled);
-        uncertain.trust(Seen::with_room(0), std::iter::once(fingerprint));
+        let mut seen = Seen::with_room(0);
+        seen.add(std::iter::once(fingerprint));
+        uncertain.trust(seen);
         assert_eq!(uncertain.put(fingerprint, &mut one), Arrived::Unsettled, "it waits in the queue");
     }
 
     #[test]
-    fn the_bound_holds_and_the_writer_hears_of_what_changes_its_plans() {
+    fn the_bound_holds_and_the_writer_hears_once_of_what_it_expects() {
         let weight = entry(0).1.weight() as u64;
-        let mut intake = certain(4 * weight, 3 * weight);
-        let outcomes: Vec<Arrived> = (0..5)
-            .map(|number| {
-                let (fingerprint, mut entry) = entry(number);
-                intake.put(fingerprint, &mut entry)
-            })
-            .collect();
-        assert_eq!(outcomes, [News, Waits, News, Waits, Unsettled]);
+        let mut intake = certain(4 * weight);
+        let put = |number: u64, intake: &mut Intake| {
+            let (fingerprint, mut entry) = entry(number);
+            intake.put(fingerprint, &mut entry)
+        };
+        let outcomes = [0, 1].map(|number| put(number, &mut intake));
+        intake.expect(3 * weight);
+        assert_eq!(outcomes, [News, Waits]);
+        assert_eq!([2, 3].map(|number| put(number, &mut intake)), [News, Waits]);
         assert_eq!(intake.waiting_bytes(), 4 * weight);
+    }
+
+    #[test]
+    fn without_room_a_new_key_is_dropped_unseen_and_a_known_one_is_a_matter_for_the_queue() {
+        let weight = entry(0).1.weight() as u64;
+        let mut intake = certain(weight);
+        let (one, mut first) = entry(1);
+        let (two, mut second) = entry(2);
+        assert_eq!(intake.put(one, &mut first), News);
+        assert_eq!(intake.put(two, &mut second), Dropped);
+        assert_eq!(intake.put(two, &mut second), Dropped);
+        assert!(intake.is_unknown(two), "nothing of it is anywhere");
+        assert_eq!(intake.put(one, &mut first), Unsettled);
+        assert_eq!((intake.dropped(), intake.waiting_bytes()), (2, weight));
+        intake.doubt();
+        assert_eq!(intake.put(two, &mut second), Unsettled, "an older one may be in the file");
     }
 
     #[test]

@@ -42,8 +42,8 @@
 //! # The order of things
 //! Every entry has one number, its sequence; so has every delete and invalidation. The upper 24 bits are the epoch,
 //! which the truth counts up durably at every open, so a number is never given twice. A put waits in the queue (bounded,
-//! the newest of a key only) until the writer commits a batch: when three eighths of the queue wait (1 to 12 MB), after
-//! the flush interval, or when somebody flushes. An overwrite of a key that may be on disk leaves a mark in a log before
+//! the newest of a key only) until the writer commits a batch: when enough waits (`disk/pace.rs`), after the flush
+//! interval, or when somebody flushes. An overwrite of a key that may be on disk leaves a mark in a log before
 //! it is acknowledged (a plain write, which survives a kill); a delete or an invalidation is fsynced into the truth
 //! first. When the batch that removes a deleted record is durable, its grave is filled in.
 //!
@@ -77,6 +77,7 @@ mod load;
 mod log;
 mod marks;
 mod open;
+mod pace;
 mod pack;
 mod page;
 mod queue;
@@ -171,7 +172,7 @@ impl Disk {
         }
         let arrived = shared.intake.lock().put(fingerprint, entry);
         match arrived {
-            Arrived::Waits => {}
+            Arrived::Waits | Arrived::Dropped => {}
             // Only what changes its plans wakes the writer: a wake-up costs more than all the rest of a put.
             Arrived::IsNews => drop(shared.wake.notify_one()),
             Arrived::Unsettled => self.put_over(fingerprint, entry, Kept::IfItFits),
@@ -184,7 +185,6 @@ impl Disk {
         let shared = &self.shared;
         let bytes_max = shared.options().queue_bytes_max;
         let mut queue = shared.queue();
-        let before_bytes = queue.pending_bytes();
         let is_known = (!shared.is_discarded() && shared.sequence_max(fingerprint).is_some())
             || queue.writing_sequence(fingerprint).is_some()
             || queue.is_retrying();
@@ -192,7 +192,7 @@ impl Disk {
         // writer comes: filing here means filing all that has arrived.
         let is_new = !is_known && kept == Kept::IfItFits && entry.weight() <= FOLLOWING_BYTES_MAX;
         if is_new && queue.follow(entry, bytes_max) {
-            self.put_waits(fingerprint, queue, before_bytes);
+            self.put_waits(fingerprint, queue);
             return shared.wait_discarded();
         }
         // A put that waits has left its own mark, for whatever is older than it: not for the same write with another
@@ -218,7 +218,7 @@ impl Disk {
         let is_too_much = queue.removals > shared.options().removals_max();
         // Taken while the queue is held: whoever finds this put there finds its mark in the log.
         let log = is_known.then(|| shared.log.lock());
-        self.put_waits(fingerprint, queue, before_bytes);
+        self.put_waits(fingerprint, queue);
         let marked = match log {
             Some(mut log) if needs_mark => log.leave(fingerprint, mark),
             Some(log) => log.check(),
@@ -240,10 +240,10 @@ impl Disk {
     }
 
     /// An operation on the key is in the queue now, if it found room.
-    fn put_waits(&self, fingerprint: u128, queue: MutexGuard<'_, Queue>, before_bytes: u64) {
+    fn put_waits(&self, fingerprint: u128, queue: MutexGuard<'_, Queue>) {
         // While this was on its way from the intake, the writer may have made the bits anew without this key's.
         self.shared.intake.lock().note(fingerprint);
-        if self.shared.release(queue, before_bytes) {
+        if self.shared.release(queue) {
             self.shared.wake.notify_one();
         }
     }
@@ -310,12 +310,11 @@ impl Disk {
         }
         drop(marks);
         let mut queue = shared.queue();
-        let before_bytes = queue.pending_bytes();
         for grave in &graves {
             queue.push(*grave, Op::Remove(sequence), shared.options().queue_bytes_max);
         }
         let are_many = queue.removals > shared.options().removals_max() / 2;
-        if shared.release(queue, before_bytes) {
+        if shared.release(queue) {
             shared.wake.notify_one();
         }
         self.record(graves.into_iter().map(|grave| Change::Grave(grave, sequence)).collect())?;
@@ -454,7 +453,8 @@ impl Disk {
         let shared = &self.shared;
         let file_bytes = std::fs::metadata(shared.dir.cache_file()).map_or(0, |metadata| metadata.len());
         let queue = shared.queue();
-        let (queued_bytes, queued, dropped) = (queue.bytes(), queue.len(), queue.dropped);
+        let dropped = queue.dropped + shared.intake.lock().dropped();
+        let (queued_bytes, queued) = (queue.bytes(), queue.len());
         drop(queue);
         let counts = &shared.counts;
         let catalog = shared.catalog.read();

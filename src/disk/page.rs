@@ -94,7 +94,7 @@ impl Disk {
             }
             None => (self.shared.read(fingerprint)?, false),
         };
-        let is_dead = self.shared.marks.read().is_dead(&entry);
+        let is_dead = self.shared.is_dead(&entry);
         (entry.key() == key).then_some((entry, is_queued, is_dead))
     }
 
@@ -116,7 +116,7 @@ impl Disk {
     }
 
     fn is_well(&self, entry: &Entry) -> bool {
-        entry.is_fresh(self.shared.clock.now()) && !self.shared.marks.read().is_dead(entry)
+        entry.is_fresh(self.shared.clock.now()) && !self.shared.is_dead(entry)
     }
 
     /// What the file holds from `from` on, about `count` records, and where to go on.

@@ -24,7 +24,7 @@ impl Disk {
             Some(Op::Remove(below)) => shared.read(fingerprint).filter(|entry| entry.sequence() >= below)?,
             None => shared.read(fingerprint)?,
         };
-        let is_alive = entry.key() == key && !shared.marks.read().is_dead(&entry);
+        let is_alive = entry.key() == key && !shared.is_dead(&entry);
         if is_alive && !shared.is_kept(&entry) {
             shared.remove(fingerprint, entry.sequence().saturating_add(1));
             return None;
@@ -74,9 +74,8 @@ impl Disk {
             if shared.is_closed.load(Ordering::Relaxed) {
                 return ControlFlow::Break(());
             }
-            let is_alive = entry.sequence() < self.first_sequence
-                && shared.is_kept(&entry)
-                && !shared.marks.read().is_dead(&entry);
+            let is_alive =
+                entry.sequence() < self.first_sequence && shared.is_kept(&entry) && !shared.is_dead(&entry);
             if is_alive {
                 visit(&entry, &|| shared.is_last(&entry, (id, sum), record))?;
             }

@@ -111,7 +111,7 @@ impl Shared {
         clock: Clock,
         log: MarkLog,
     ) -> Self {
-        let intake = Intake::new(options.queue_bytes_max, options.commit_bytes());
+        let intake = Intake::new(options.queue_bytes_max);
         let (queue_bytes_max, index_bytes_max) =
             (Ceiling::new(options.queue_bytes_max), Ceiling::new(options.index_bytes_max));
         let whereabouts = Whereabouts::default();
@@ -163,11 +163,11 @@ impl Shared {
         self.queue.lock()
     }
 
-    /// Lets go of the queue; whether what waits now is news to a writer that knew of `before_bytes`.
-    pub(crate) fn release(&self, queue: MutexGuard<'_, Queue>, before_bytes: u64) -> bool {
+    /// Lets go of the queue; whether the writer is to hear of what waits now.
+    pub(crate) fn release(&self, queue: MutexGuard<'_, Queue>) -> bool {
         let mut intake = self.intake.lock();
         intake.set_queued(queue.pending_bytes());
-        let is_news = intake.is_news(before_bytes);
+        let is_news = intake.is_news();
         drop(intake);
         drop(queue);
         is_news
@@ -194,7 +194,16 @@ impl Shared {
 
     /// Whether `entry`, which arrives only now, is dead or may be.
     pub(crate) fn is_refused(&self, entry: &Entry) -> bool {
-        entry.sequence() < self.highest_mark.load(Ordering::SeqCst) && self.marks.read().is_refused(entry)
+        self.is_below_a_mark(entry) && self.marks.read().is_refused(entry)
+    }
+
+    /// Whether `entry`, which waits or lies in the file, is dead.
+    pub(crate) fn is_dead(&self, entry: &Entry) -> bool {
+        self.is_below_a_mark(entry) && self.marks.read().is_dead(entry)
+    }
+
+    fn is_below_a_mark(&self, entry: &Entry) -> bool {
+        entry.sequence() < self.highest_mark.load(Ordering::SeqCst)
     }
 
     /// Makes the bulk untrusted: nothing is read from it any more, and its name is durably gone. Needs no space.
@@ -280,15 +289,18 @@ impl Shared {
 
     /// Tells the intake which keys are known, anew, from an index that knows every record.
     pub(crate) fn trust_index(&self) {
+        let waiting = self.queue().len() as u64;
         let catalog = self.catalog.read();
         if !catalog.is_whole() {
             return;
         }
-        let seen = catalog.seen();
+        let mut seen = catalog.seen(waiting);
         drop(catalog);
+        // Nothing enters or leaves the queue meanwhile, and what arrives does not wait for this.
         let queue = self.queue();
+        seen.add(queue.keys());
         let mut intake = self.intake.lock();
-        intake.trust(seen, queue.keys());
+        intake.trust(seen);
         intake.show(&self.whereabouts);
     }
 
@@ -376,7 +388,7 @@ impl Shared {
     pub(crate) fn set_memory(&self, queue_bytes_max: u64, index_bytes_max: u64) {
         self.queue_bytes_max.set(queue_bytes_max);
         self.index_bytes_max.set(index_bytes_max);
-        self.intake.lock().set_bytes_max(queue_bytes_max, self.options().commit_bytes());
+        self.intake.lock().set_bytes_max(queue_bytes_max);
         self.ring();
     }
 

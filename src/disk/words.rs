@@ -31,21 +31,11 @@ pub(crate) struct DiskOptions {
 }
 
 impl DiskOptions {
-    /// From here on a batch is written without waiting for the flush interval: often enough that the queue does not
-    /// fill up meanwhile, seldom enough that a burst is over before the writer wants the same memory and cores.
-    pub(crate) fn commit_bytes(&self) -> u64 {
-        (self.queue_bytes_max / 8 * 3).clamp(COMMIT_BYTES_MIN, COMMIT_BYTES_MAX)
-    }
-
     /// How many removals may wait to be written.
     pub(crate) fn removals_max(&self) -> usize {
         usize::try_from(self.queue_bytes_max / super::queue::REMOVE_BYTES).unwrap_or(usize::MAX)
     }
 }
-
-/// A commit is worth its fsyncs from about here.
-const COMMIT_BYTES_MIN: u64 = 1 << 20;
-const COMMIT_BYTES_MAX: u64 = 12 << 20;
 
 /// What the truth said at the open.
 #[derive(Debug)]

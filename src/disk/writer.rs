@@ -1,7 +1,7 @@
 //! The thread `hifz-writer`: owns all writing to the bulk.
 //!
-//! It begins by reading the directories into the catalog (`disk/load.rs`). Then it commits what waits at some megabytes
-//! ([`DiskOptions::commit_bytes`]) or every flush interval, whichever comes first, and tidies up with each commit and while nobody
+//! It begins by reading the directories into the catalog (`disk/load.rs`). Then it commits what waits when it is enough
+//! (`disk/pace.rs`) or every flush interval, whichever comes first, and tidies up with each commit and while nobody
 //! writes. After any fault the handle is dropped; a file that failed is opened again with backoff, a damaged one goes to
 //! quarantine and another takes its place at once. Meanwhile the queue fills up to its bound and no further. A batch
 //! that failed waits again.
@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 
 use parking_lot::MutexGuard;
 
-#[cfg(doc)]
-use super::DiskOptions;
 use super::backend::Fault;
 use super::batch::Plan;
 use super::bulk::{self, Batch, Bulk, Meta};
 use super::load::load;
+use super::pace::Pace;
 use super::queue::{Op, Ops};
 use super::scribe::Ask;
 use super::state::{Part, Shared};
@@ -32,6 +31,8 @@ pub(crate) struct Writer {
     pub(crate) store: u64,
     /// What the bulk says about itself; `None` until it was read into the catalog.
     meta: Option<Meta>,
+    /// When the last batch was taken: nothing that waits arrived before.
+    taken_at: Instant,
     backoff: Duration,
     retry_at: Option<Instant>,
     /// When the notes of all groups were looked at.
@@ -61,6 +62,7 @@ impl Writer {
             scribe,
             store,
             meta: None,
+            taken_at: monotonic_now(),
             backoff: BACKOFF_MIN,
             retry_at: None,
             noted_at: None,
@@ -91,7 +93,7 @@ impl Writer {
     }
 
     /// Everything that waits. What arrived is filed in steps that others pass between, and the rest of it at once.
-    fn take(&self) -> Arc<Ops> {
+    fn take(&mut self) -> Arc<Ops> {
         let mut queue = self.shared.queue();
         while queue.file_some(FILED_A_STEP) {
             MutexGuard::bump(&mut queue);
@@ -99,6 +101,7 @@ impl Writer {
         let ops = queue.take();
         self.shared.intake.lock().set_queued(0);
         self.shared.log.lock().turn();
+        self.taken_at = monotonic_now();
         ops
     }
 
@@ -117,10 +120,11 @@ impl Writer {
 
     /// Until there is something to do.
     fn wait(&self) -> Turn {
-        let flush_interval = self.shared.options().flush_interval;
         let (began, mut first_at) = (monotonic_now(), None);
-        let commit_bytes = self.shared.options().commit_bytes();
+        // What waits already came at some time since the last batch was taken.
+        let mut earliest = Some(self.taken_at);
         loop {
+            let pace = Pace::of(&self.shared.options());
             let queue = self.shared.queue_alone();
             if queue.is_closing {
                 return Turn::Close;
@@ -133,18 +137,19 @@ impl Writer {
             }
             let mut intake = self.shared.intake.lock();
             intake.set_queued(queue.pending_bytes());
+            let (waiting_bytes, now) = (intake.waiting_bytes(), monotonic_now());
             let has_pending = queue.has_pending() || intake.has_arrived();
             drop(queue);
-            let now = monotonic_now();
-            if has_pending && first_at.is_none() {
-                first_at = Some(now);
+            let earliest = earliest.take().unwrap_or(now);
+            if has_pending {
+                first_at.get_or_insert(earliest);
             }
             let (due_at, turn) = match (self.retry_at, first_at) {
                 (Some(at), _) => (Some(at), Turn::Write),
-                (None, Some(_)) if intake.waiting_bytes() >= commit_bytes => return Turn::Write,
-                (None, Some(at)) => (at.checked_add(flush_interval), Turn::Write),
+                (None, Some(at)) => (at.checked_add(pace.delay(waiting_bytes)), Turn::Write),
                 (None, None) => (began.checked_add(TIDY_INTERVAL), Turn::Tidy),
             };
+            intake.expect(pace.news_bytes(waiting_bytes));
             match due_at {
                 Some(due_at) if due_at <= now => return turn,
                 Some(due_at) => {
@@ -293,7 +298,7 @@ impl Writer {
             return Err(Fault::Failed("cache.redb is closed".to_owned()));
         };
         let mut plan = Plan::new(&shared, bulk, chunk.batch, meta);
-        plan.expire(shared.clock.now().as_millis())?;
+        plan.expire()?;
         let room = Room {
             incoming_bytes: chunk.bytes,
             budget_bytes,
@@ -302,7 +307,10 @@ impl Writer {
         };
         let tidying = tidy::choose(&shared.catalog.read(), &room);
         plan.tidy(&tidying)?;
-        for (fingerprint, op) in chunk.ops {
+        for (at, (fingerprint, op)) in chunk.ops.iter().enumerate() {
+            if let Some((later, op)) = chunk.ops.get(at + OPS_AHEAD) {
+                plan.approach(*later, op);
+            }
             match op {
                 // It would not fit beside anything else.
                 Op::Put(entry) if entry.weight() as u64 > budget_bytes / 4 => {
@@ -532,6 +540,9 @@ impl<'o> Chunk<'o> {
 
 /// So many of what has arrived are filed, and so many graves settled, under one lock.
 const FILED_A_STEP: usize = 512;
+
+/// The processor is told so many operations ahead what will be looked at.
+const OPS_AHEAD: usize = 8;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
