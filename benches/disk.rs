@@ -94,23 +94,25 @@ fn own_nanoseconds() -> f64 {
     stat.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// `set` of new keys in bursts that the queue holds, with and without persistence, interleaved: by the clock, and by
+/// `set` of new keys in bursts, with and without persistence, interleaved: by the clock, and by
 /// what the setting thread spent on a core.
 fn set_on_and_off() {
-    BURSTS.into_iter().for_each(set_burst);
+    for (burst, rounds) in BURSTS {
+        set_burst(burst, rounds);
+    }
 }
 
-fn set_burst(burst: u64) {
+fn set_burst(burst: u64, rounds: u64) {
     let directory = directory();
     let (on, off) =
         (builder(directory.path()).open().unwrap(), Cache::builder().memory(1 << 30).open().unwrap());
     let (mut times, mut own_times): ([Vec<f64>; 3], [Vec<f64>; 3]) = Default::default();
     // New keys, each cache first in turn; then keys that are on disk already, which free as much as they take.
-    let new = (0..ROUNDS).flat_map(|round| {
+    let new = (0..rounds).flat_map(|round| {
         let both = [(0, &on, round), (1, &off, round)];
         if round % 2 == 0 { both } else { [both[1], both[0]] }
     });
-    for (which, cache, first) in new.chain((0..ROUNDS).map(|round| (2, &on, round))) {
+    for (which, cache, first) in new.chain((0..rounds).map(|round| (2, &on, round))) {
         let keys: Vec<Key> = (0..burst).map(|number| key(first * burst + number)).collect();
         let (began, own_began) = (monotonic_now(), own_nanoseconds());
         for key in &keys {
@@ -121,12 +123,15 @@ fn set_burst(burst: u64) {
         cache.flush().unwrap();
     }
     let one_write = one_write_nanoseconds(directory.path(), burst);
+    // Of the two bursts of a round, which find the same in memory and the same neighbours on the machine.
+    let speeds = |times: &[Vec<f64>; 3]| {
+        median(times[1].iter().zip(&times[0]).map(|(off_ns, on_ns)| off_ns / on_ns).collect())
+    };
+    let (speed, own_speed) = (speeds(&times), speeds(&own_times));
     let [on_ns, off_ns, over_ns] = times.map(median);
     let [own_on_ns, own_off_ns, _] = own_times.map(median);
     println!(
-        "set, 100 B, bursts of {burst}: persistence on {on_ns:.0} ns, off {off_ns:.0} ns, on/off speed {:.2}; on a core {own_on_ns:.0} ns and {own_off_ns:.0} ns, {:.2}; overwrite of a key on disk {over_ns:.0} ns beside {one_write:.0} ns for one plain write; dropped {}",
-        off_ns / on_ns,
-        own_off_ns / own_on_ns,
+        "set, 100 B, bursts of {burst}: persistence on {on_ns:.0} ns, off {off_ns:.0} ns, on/off speed {speed:.2}; on a core {own_on_ns:.0} ns and {own_off_ns:.0} ns, {own_speed:.2}; overwrite of a key on disk {over_ns:.0} ns beside {one_write:.0} ns for one plain write; dropped {}",
         on.disk_status().unwrap().dropped
     );
     on.close().unwrap();
@@ -248,10 +253,10 @@ fn percentile(samples: &mut [f64], percent: usize) -> f64 {
     samples[(samples.len() - 1) * percent / 100]
 }
 
-/// One that is over before the writer begins, and one that the queue just holds.
-const BURSTS: [u64; 2] = [50_000, 150_000];
+/// One that is over before the writer begins, one that the queue just holds, and one of which the queue holds a third;
+/// each with as many rounds as memory holds.
+const BURSTS: [(u64, u64); 3] = [(50_000, 15), (150_000, 15), (500_000, 9)];
 
-const ROUNDS: u64 = 9;
 const SAMPLES: u64 = 1000;
 
 /// Of 16 kB on average: 500 MB.

@@ -19,7 +19,7 @@
 //!
 //! | part | what it does | what it must never know |
 //! |---|---|---|
-//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync`, `prefetch`, `fence` | the ground: failures, time, names, globs, bytes of small metadata, locks, a hint to the processor, databases that close without a panic | everything below |
+//! | [`error`], [`clock`], [`key`], [`pattern`], [`codec`], `sync`, `hint`, `fence` | the ground: failures, time, names, globs, bytes of small metadata, locks, hints to processor and kernel, databases that close without a panic | everything below |
 //! | [`datadir`] | the data directory: one process, secrets, quarantine | what the files mean |
 //! | [`entry`], [`source`] | what is kept, and where it comes from | what a body means; who asks |
 //! | [`memory`] | entries in order of use within a limit; generations; counters by namespace | disk, threads, metrics |
@@ -49,6 +49,7 @@ mod fence;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod hint;
 mod key;
 #[cfg(feature = "tower")]
 pub mod layer;
@@ -56,7 +57,6 @@ pub mod memory;
 #[cfg(feature = "server")]
 mod origin;
 mod pattern;
-mod prefetch;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod source;

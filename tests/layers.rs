@@ -20,8 +20,8 @@ struct Row {
 const TABLE: &[Row] = &[
     // Locks and atomics, which tests put under a schedule.
     Row { module: "sync", may_import: &[], crates: &[] },
-    // One unsafe line that two tiers need.
-    Row { module: "prefetch", may_import: &[], crates: &[] },
+    // A few unsafe lines that two tiers need.
+    Row { module: "hint", may_import: &[], crates: &[] },
     // What both files need to be closed.
     Row { module: "fence", may_import: &[], crates: &["redb"] },
     Row { module: "error", may_import: &[], crates: &[] },
@@ -36,12 +36,12 @@ const TABLE: &[Row] = &[
     Row { module: "source", may_import: &["clock", "entry", "error", "key", "sync"], crates: &[] },
     Row {
         module: "memory",
-        may_import: &["clock", "entry", "error", "key", "pattern", "prefetch", "sync"],
+        may_import: &["clock", "entry", "error", "hint", "key", "pattern", "sync"],
         crates: &[],
     },
     Row {
         module: "disk",
-        may_import: &["clock", "codec", "datadir", "entry", "error", "fence", "key", "pattern", "prefetch"],
+        may_import: &["clock", "codec", "datadir", "entry", "error", "fence", "hint", "key", "pattern"],
         crates: &["bincode", "redb"],
     },
     Row {

@@ -13,7 +13,7 @@ use super::record;
 use super::state::{Shared, half};
 use super::tidy::Tidying;
 use crate::entry::Entry;
-use crate::prefetch::prefetch;
+use crate::hint::prefetch;
 
 /// A batch under construction.
 pub(crate) struct Plan<'p> {
@@ -302,6 +302,9 @@ fn point_to(shared: &Shared, added: &Packed) {
     let lines: Vec<(u16, &Line)> = (0_u16..).zip(&added.directory.lines).collect();
     for step in lines.chunks(LINES_A_STEP) {
         let mut catalog = shared.catalog.write();
+        for (_, line) in step {
+            catalog.approach(line.fingerprint);
+        }
         for (record, line) in step {
             catalog.point(line.fingerprint, slot, *record);
         }
@@ -318,4 +321,4 @@ const LINES_OF_AN_ENTRY: usize = 3;
 const HEAT_NEW: u8 = 255;
 
 /// So many keys are pointed anew under one lock.
-const LINES_A_STEP: usize = 128;
+const LINES_A_STEP: usize = 32;

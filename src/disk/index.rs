@@ -5,7 +5,7 @@
 //! that costs a miss, never a wrong answer. Shards grow one at a time, so that growing never takes the whole twice.
 //! It does not know what a place means.
 
-use crate::prefetch::prefetch;
+use crate::hint::prefetch;
 
 /// A shard's slots: open addressing, linear probing, homes in the order of tags.
 #[derive(Debug, Default)]

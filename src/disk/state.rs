@@ -296,6 +296,7 @@ impl Shared {
         }
         let mut seen = catalog.seen(waiting);
         drop(catalog);
+        seen.gather();
         // Nothing enters or leaves the queue meanwhile, and what arrives does not wait for this.
         let queue = self.queue();
         seen.add(queue.keys());

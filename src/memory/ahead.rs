@@ -5,8 +5,8 @@
 //! afterwards is looked up as ever.
 
 use super::state::State;
+use crate::hint::prefetch;
 use crate::key::KeyRef;
-use crate::prefetch::prefetch;
 
 impl State {
     /// Brings what stands under these keys nearer to the processor; at most [`READ_AHEAD`] of them.

@@ -22,7 +22,7 @@ use super::state::State;
 use super::table::{self, Id, Slot};
 use super::ticks;
 use crate::entry::Entry;
-use crate::prefetch::prefetch;
+use crate::hint::prefetch;
 
 #[derive(Debug)]
 pub(super) struct Evictor {

@@ -9,8 +9,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::release;
 use super::state::State;
+use crate::hint::{HUGE_PAGE_BYTES, gather_pages};
 
 /// What has been asked for already.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl State {
             && let Some(region) = gathered.waiting.pop()
         {
             gathered.regions.insert(region);
-            let is_done = release::gather_pages(region * REGION_BYTES, REGION_BYTES);
+            let is_done = gather_pages(region * REGION_BYTES, REGION_BYTES);
             gathered.refused = if is_done { 0 } else { gathered.refused + 1 };
             left -= 1;
         }
@@ -74,8 +74,7 @@ impl State {
     }
 }
 
-/// A huge page.
-const REGION_BYTES: usize = 2 << 20;
+const REGION_BYTES: usize = HUGE_PAGE_BYTES;
 
 /// The kernel copies a region in about a millisecond, during which whoever reads there waits.
 const REGIONS_PER_STEP: usize = 4;

@@ -1,10 +1,6 @@
-//! Asks the system how memory is kept: what the allocator holds free to be returned, what is large to be returned as soon
-//! as it is free, what is dense to be gathered into huge pages. The calls that need C; none changes the contents of any
-//! memory.
-#![expect(
-    unsafe_code,
-    reason = "mallopt, malloc_trim and madvise are C functions; no crate wraps these uses safely"
-)]
+//! Asks the allocator how memory is kept: what it holds free to be returned, what is large to be returned as soon as it is
+//! free. The calls that need C; none changes the contents of any memory.
+#![expect(unsafe_code, reason = "mallopt and malloc_trim are C functions; no crate wraps these uses safely")]
 
 /// From now on, in the whole process, what is large is mapped for itself and returned to the system when it is freed,
 /// where the allocator is glibc's. Left to itself it learns from the first large buffer that is freed to keep the next
@@ -42,24 +38,4 @@ pub(super) fn free_memory() {
         let returned = unsafe { malloc_trim(0) };
         tracing::trace!(returned, "asked the allocator to return what is free");
     }
-}
-
-/// Asks for a range of whole huge pages to be gathered into such, its contents unchanged; says whether it was.
-#[cfg(target_os = "linux")]
-pub(super) fn gather_pages(address: usize, bytes: usize) -> bool {
-    /// Linux 6.1 and later.
-    const MADV_COLLAPSE: std::ffi::c_int = 25;
-    unsafe extern "C" {
-        /// `int madvise(void *addr, size_t length, int advice)`, a system call.
-        fn madvise(address: usize, bytes: usize, advice: std::ffi::c_int) -> std::ffi::c_int;
-    }
-    // SAFETY: with this advice the kernel may move pages under their addresses, which no program can observe but
-    // by time; contents, mappings and protections stay. An address range that is not mapped is refused.
-    unsafe { madvise(address, bytes, MADV_COLLAPSE) == 0 }
-}
-
-/// Elsewhere the system's own habits must do.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn gather_pages(_: usize, _: usize) -> bool {
-    false
 }

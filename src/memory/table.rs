@@ -14,7 +14,7 @@
 use std::ops::Range;
 
 use crate::entry::Entry;
-use crate::prefetch::prefetch;
+use crate::hint::prefetch;
 use crate::sync::{AtomicU32, Ordering};
 
 /// What identifies an entry in its shard: 24 bits of hash above 8 bits of class.
