@@ -128,15 +128,15 @@ impl Bookmarks {
         let size = self.database.read(|rows| rows.size(user.as_str()))?;
         Ok(ListSize(match size {
             Some(size) => size,
-            None => self.measured(user)?,
+            None => self.measured(user.as_str())?,
         }))
     }
 
     /// The size of a list of which it is not noted.
-    fn measured(&self, user: &UserId) -> Result<Size> {
+    fn measured(&self, user: &str) -> Result<Size> {
         let _one = self.database.weighing.lock();
         let measured = self.database.read(|rows| {
-            rows.bookmarks(user.as_str(), |payload| {
+            rows.bookmarks(user, |payload| {
                 Ok(Size { stored_bytes: payload.len() as u64, shown_bytes: decoded(payload)?.shown_bytes()? })
             })
         });
@@ -147,12 +147,32 @@ impl Bookmarks {
         }
     }
 
-    /// As [`Bookmarks::size`], of the largest list of all users as far as their sizes are noted.
+    /// As [`Bookmarks::size`], of the largest list of all users.
     ///
     /// # Errors
     /// [`ErrorKind::DiskFailed`].
     pub fn largest(&self) -> Result<ListSize> {
-        self.database.read(super::database::Rows::largest).map(ListSize)
+        let (noted, are_all_noted) =
+            self.database.read(|rows| Ok((rows.largest()?, rows.are_all_sizes_noted()?)))?;
+        Ok(ListSize(if are_all_noted { noted } else { noted.max(self.largest_measured()?) }))
+    }
+
+    /// The largest of those of which the size is not noted.
+    fn largest_measured(&self) -> Result<Size> {
+        let (mut largest, mut after) = (Size::default(), String::new());
+        loop {
+            // Under the lock, since each page is looked into on the way.
+            let one = self.database.weighing.lock();
+            let users = self.database.read(|rows| rows.users_after(&after, WEIGHED_AT_ONCE))?;
+            drop(one);
+            let Some(last) = users.last() else { return Ok(largest) };
+            after.clone_from(last);
+            for user in users {
+                if self.database.read(|rows| rows.size(&user))?.is_none() {
+                    largest = largest.max(self.measured(&user)?);
+                }
+            }
+        }
     }
 
     /// The list of `user` as it is shown, and when it last changed.
@@ -633,6 +653,9 @@ pub const NOTE_CHARS_MAX: usize = 1000;
 
 /// The largest list that is read, in bytes; 10 000 notes of 1000 four-byte characters come to 41 MB.
 pub const BOOKMARKS_BYTES_MAX: usize = 64 << 20;
+
+/// Ids of users that are held at once.
+const WEIGHED_AT_ONCE: usize = 1000;
 
 /// A list of fewer bytes is small beside everything else that a request takes.
 const LARGE_BYTES_MIN: u64 = 128 << 10;

@@ -293,10 +293,16 @@ where
             let (id, row) = row.map_err(|error| stored(error.into()))?;
             let noted = unsealed(&size_key(id.value()), row.value());
             let size: Size = noted.and_then(|noted| codec::decode(noted).ok()).unwrap_or_default();
-            largest.stored_bytes = largest.stored_bytes.max(size.stored_bytes);
-            largest.shown_bytes = largest.shown_bytes.max(size.shown_bytes);
+            largest = largest.max(size);
         }
         Ok(largest)
+    }
+
+    /// Whether it is noted of every user how large what is stored is; not so in a file of an earlier version.
+    pub(super) fn are_all_sizes_noted(&self) -> Result<bool> {
+        let count = |table: &Option<D>| table.as_ref().map_or(Ok(0), redb::ReadableTableMetadata::len);
+        let (noted, kept) = (count(&self.sizes), count(&self.bookmarks));
+        Ok(noted.map_err(|error| stored(error.into()))? >= kept.map_err(|error| stored(error.into()))?)
     }
 
     /// The ids of at most `most` users that have something stored and stand after `id` in order.
@@ -390,6 +396,14 @@ pub(super) struct Size {
 }
 
 impl Size {
+    /// The larger of each.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            stored_bytes: self.stored_bytes.max(other.stored_bytes),
+            shown_bytes: self.shown_bytes.max(other.shown_bytes),
+        }
+    }
+
     /// What reading or writing the row holds: the page of the file that it has to itself, whose size is a power of two.
     pub(super) fn page_bytes(self) -> u64 {
         self.stored_bytes.saturating_add(PAGE_HEAD_BYTES).checked_next_power_of_two().unwrap_or(u64::MAX)
@@ -577,6 +591,42 @@ const CACHE_BYTES: usize = 2 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock, Timestamp};
+    use crate::content::Store;
+    use crate::content::keys::{User, UserHash, UserId, Verse};
+
+    #[test]
+    fn the_largest_list_is_known_in_a_file_of_a_version_that_noted_no_sizes() {
+        let directory = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Timestamp::from_millis(1_000_000));
+        let store = Store::open(&directory.path().join("content.redb"), clock).unwrap();
+        let bookmarks = store.bookmarks();
+        let user = |name: &str| User { id: UserId::parse(name).unwrap(), hash: UserHash(1) };
+        let one = |ayah: u16| serde_json::json!({"surah": 2, "ayah": ayah, "note": "n".repeat(1000)});
+        let list = serde_json::json!({"bookmarks": (1..=286).map(one).collect::<Vec<_>>()}).to_string();
+        bookmarks.put_all(&user("large"), list.as_bytes(), None).unwrap();
+        bookmarks.put(&user("small"), Verse::parse("2:255").unwrap(), b"{}", None).unwrap();
+        let size = bookmarks.size(&user("large").id).unwrap();
+        assert!(size.shown_bytes() > 286_000);
+        assert_eq!(bookmarks.largest().unwrap(), size);
+        let noted = |name: &str| store.database.read(|rows| rows.size(name)).unwrap();
+        store
+            .database
+            .write(|rows| {
+                rows.sizes.as_mut().unwrap().remove("large").map(drop).map_err(|error| stored(error.into()))
+            })
+            .unwrap();
+        assert!(noted("large").is_none() && noted("small").is_some());
+        assert_eq!(
+            (bookmarks.size(&user("large").id).unwrap().shown_bytes(), bookmarks.largest().unwrap()),
+            (size.shown_bytes(), bookmarks.size(&user("large").id).unwrap())
+        );
+        bookmarks.put_all(&user("large"), list.as_bytes(), None).unwrap();
+        assert_eq!(noted("large").map(Size::page_bytes), Some(size.look_bytes()));
+        bookmarks.delete_all(&user("large"), None).unwrap();
+        assert!(noted("large").is_none());
+        assert_eq!(bookmarks.largest().unwrap().shown_bytes(), 0);
+    }
 
     #[test]
     fn a_page_that_is_not_there_is_damage_and_a_disk_that_cannot_be_read_is_none() {

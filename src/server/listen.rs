@@ -22,6 +22,7 @@ use super::config::{Limits, ListenAddress};
 use super::http::Hits;
 use super::outgoing::Outgoing;
 use super::peer::Peer;
+use super::roomy::Roomy;
 use super::tls::Tls;
 use super::traffic::{Traffic, Want};
 use super::wire::{Files, Wire};
@@ -88,7 +89,7 @@ struct Seats {
     connections: Arc<Semaphore>,
     connections_max: u32,
     /// Connections of HTTP/2 or TLS, which hold some twenty kilobytes each while they wait.
-    roomy: Arc<Semaphore>,
+    roomy: Arc<Roomy>,
     /// Requests of HTTP/2 under way, of all connections together.
     streams: Arc<Semaphore>,
     /// Connections that are told there is no seat.
@@ -96,13 +97,12 @@ struct Seats {
 }
 
 impl Seats {
-    /// So many, of which as many may be roomy as a quarter of the cache's `memory` and a little more have room for.
-    fn new(connections_max: u64, memory: u64) -> Self {
-        let roomy_max = (memory / 4 + ROOMY_BYTES_BESIDE) / ROOMY_BYTES;
+    /// So many, of which as many may be roomy as `cache` has room for.
+    fn new(connections_max: u64, cache: Option<&Cache>) -> Self {
         let connections_max = u32::try_from(connections_max).unwrap_or(u32::MAX);
         let seats = |count: u64| Arc::new(Semaphore::new(usize::try_from(count).unwrap_or(usize::MAX >> 3)));
         let (most, turned_away) = (u64::from(connections_max), seats(TURNED_AWAY_MAX));
-        let (connections, roomy, streams) = (seats(most), seats(roomy_max.min(most)), seats(most));
+        let (connections, roomy, streams) = (seats(most), Roomy::new(most, cache), seats(most));
         Self { connections, connections_max, roomy, streams, turned_away }
     }
 }
@@ -114,7 +114,7 @@ impl Reception {
         tls: Option<Tls>,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let seats = Seats::new(limits.connections, cache.memory_limit());
+        let seats = Seats::new(limits.connections, Some(cache));
         let (outgoing, files) = (Outgoing::new(cache), Files::new(cache));
         Self { limits, tls, seats, outgoing, files, traffic: Arc::default(), stopping }
     }
@@ -131,7 +131,7 @@ impl Reception {
 
     /// The same with seats of its own, for the operators' listeners: a full house must not lock them out.
     pub(super) fn for_operators(&self) -> Self {
-        Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX), 0), ..self.clone() }
+        Self { seats: Seats::new(self.limits.connections.min(OPERATORS_MAX), None), ..self.clone() }
     }
 
     /// What one client may take.
@@ -205,7 +205,7 @@ impl Reception {
                 (Accepted::Tcp(stream, peer), None) => wire.serve(stream, peer).await,
                 (Accepted::Tcp(stream, peer), Some(tls)) => {
                     // Nothing can be said before the handshake, which is what there is no room for.
-                    let Ok(_room) = wire.roomy.clone().try_acquire_owned() else {
+                    let Some(_room) = wire.roomy.take() else {
                         return wire.traffic.turn_away(Want::Buffers);
                     };
                     let securing = Box::pin(secured(stream, &tls, wire.limits.header_timeout));
@@ -319,12 +319,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections that are told at the same time that there is no seat.
 const TURNED_AWAY_MAX: u64 = 256;
-
-/// What a waiting connection of HTTP/2 or TLS takes, as measured and rounded up.
-const ROOMY_BYTES: u64 = 24 * 1024;
-
-/// Room for such connections beside the cache's.
-const ROOMY_BYTES_BESIDE: u64 = 20 << 20;
 
 /// Connections on the operators' own listeners.
 const OPERATORS_MAX: u64 = 128;

@@ -20,6 +20,7 @@ mod outgoing;
 mod peer;
 mod readiness;
 mod reload;
+mod roomy;
 mod schedule;
 mod signals;
 mod tls;

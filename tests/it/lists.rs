@@ -140,7 +140,7 @@ fn the_largest_lists_are_read_and_changed_within_the_limit_of_the_moment_or_refu
     let directory = tempdir().unwrap();
     let base = base(directory.path());
 
-    let (server, _) = reload::server(directory.path(), "memory = '400MB'\n");
+    let (server, log) = reload::server(directory.path(), "memory = '400MB'\n");
     // Of three bytes a character; its page in the file has nearly twice as much.
     let list = list_of(0xFE80, 1000, AYAHS.len());
     assert!((18_000_000..20_000_000).contains(&list.len()), "{}", list.len());
@@ -188,6 +188,8 @@ fn the_largest_lists_are_read_and_changed_within_the_limit_of_the_moment_or_refu
     let codes = answers("16MB", 16_000_000);
     assert!(codes.iter().all(|(_, status)| *status == 507), "{codes:?}");
     assert_eq!(server.get("/api/v1/surahs/2").status, 200);
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(!said.contains("MEMORY_TOO_SMALL"), "a refusal is about one request: {said}");
 }
 
 #[test]

@@ -3,9 +3,10 @@
 //! Promises: what bodies hold together is bounded, by a part of the memory limit and a little more, and charged to the
 //! cache, whose entries give way. A body that finds no room for a while is told 503 and when to come back. While others
 //! wait for room, a large body has to go on arriving at a least pace, so that one that stalls holds up nobody for long.
-//! What is done with a body takes its turn at the cache, in the order of arrival: whoever has been read is always finished.
+//! What is done with a body takes its turn at the cache, in the order of arrival. For that it waits longer than for room,
+//! since it has been read; not for ever, because slow readers of large answers hold turns too.
 //!
-//! Small bodies cost two short locks and some additions.
+//! Small bodies cost a few short locks and some additions.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ struct Shared {
     imports: Arc<Semaphore>,
     exports: Arc<Semaphore>,
     backups: Arc<Semaphore>,
+    /// How long what has been read waits for its turn.
+    read_patience: Duration,
 }
 
 impl Incoming {
@@ -50,6 +53,7 @@ impl Incoming {
             imports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             exports: Arc::new(Semaphore::new(TRANSFERS_MAX)),
             backups: Arc::new(Semaphore::new(1)),
+            read_patience: READ_PATIENCE,
         }))
     }
 
@@ -77,10 +81,14 @@ impl Incoming {
 
     /// Waits for its turn to make something that takes `bytes`; not for long. Who has such a turn, or a body, must not ask.
     pub(super) async fn turn(&self, bytes: u64) -> crate::Result<Option<Turn>> {
+        self.turn_within(ROOM_PATIENCE, bytes).await
+    }
+
+    async fn turn_within(&self, patience: Duration, bytes: u64) -> crate::Result<Option<Turn>> {
         if bytes == 0 {
             return Ok(None);
         }
-        let Ok(turn) = timeout(ROOM_PATIENCE, self.0.cache.turn(bytes)).await else {
+        let Ok(turn) = timeout(patience, self.0.cache.turn(bytes)).await else {
             self.0.traffic.turn_away(Want::Body);
             let busy = "too much of what is large is being changed at once; try again shortly";
             return Err(Error::new(ErrorKind::Busy, busy));
@@ -104,6 +112,9 @@ impl Incoming {
 
     /// Waits until `share` has `bytes` in all; not for long.
     async fn room(&self, share: &mut Share, bytes: u64) -> Result<(), Problem> {
+        if bytes <= share.bytes() {
+            return Ok(());
+        }
         self.0.room.set_bytes_max(room_bytes_max(&self.0.cache));
         if timeout(ROOM_PATIENCE, share.grow(bytes)).await.is_ok() {
             return Ok(());
@@ -174,7 +185,7 @@ impl Whole {
     /// Waits for its turn to be made something of that takes `times` as much, and so many bytes beside.
     async fn prepare(&mut self, times: u64, beside: u64) -> Result<(), Problem> {
         let more = self.bytes.len() as u64 * times.saturating_sub(1) + beside;
-        self.turn = Some(self.incoming.0.cache.turn(more).await?);
+        self.turn = self.incoming.turn_within(self.incoming.0.read_patience, more).await?;
         Ok(())
     }
 }
@@ -350,6 +361,9 @@ const TRANSFERS_MAX: usize = 4;
 /// How long a body waits for room.
 const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a body that has been read waits for its turn.
+const READ_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often a body that does not arrive is looked after.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -361,3 +375,24 @@ const PACE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A body that holds no more than this holds nobody up.
 const SMALL_BYTES: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_been_read_does_not_wait_for_ever_behind_a_turn_that_does_not_end() {
+        let cache = Cache::builder().memory(16 << 20).open().unwrap();
+        let mut incoming = Incoming::new(&cache, Arc::default());
+        Arc::get_mut(&mut incoming.0).unwrap().read_patience = Duration::from_millis(1);
+        let held = cache.turn(cache.turn_alone_bytes_max()).await.unwrap();
+        let mut whole = Whole::new(&incoming);
+        whole.reserve(1000).await.unwrap();
+        whole.add(&[b'x'; 1000], 1000);
+        assert!(whole.prepare(3, 0).await.is_err());
+        assert_eq!(incoming.0.traffic.turned_away(Want::Body), 1);
+        drop(held);
+        whole.prepare(3, 0).await.unwrap();
+        assert_eq!(whole.turn.as_ref().map(Turn::bytes), Some(2000));
+    }
+}

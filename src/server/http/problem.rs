@@ -130,6 +130,8 @@ impl From<Error> for Problem {
             | ErrorKind::SourceTimedOut
             | ErrorKind::SourceRefused
             | ErrorKind::Busy
+            // It is about one request, and the limit is what it was meant to be.
+            | ErrorKind::MemoryTooSmall
             | ErrorKind::Closed => tracing::debug!(code, error = %error.chain(), "a request failed"),
             _ if status.is_server_error() => {
                 tracing::error!(code, error = %error.chain(), "a request failed");

@@ -16,6 +16,7 @@ use crate::engine::Cache;
 use crate::server::config::Limits;
 use crate::server::outgoing::Outgoing;
 use crate::server::peer::Peer;
+use crate::server::roomy::Roomy;
 
 use super::head::{Head, no_headers};
 use super::{Files, PREFACE, Wire};
@@ -104,14 +105,13 @@ fn wire() -> Wire {
     #[expect(clippy::expect_used, reason = "a fuzz target may fail loudly")]
     let (limits, outgoing, files, stop) =
         shared.clone().expect("the defaults are good, and a cache in memory opens");
-    let seats = || Arc::new(Semaphore::new(8));
     Wire {
         routes: routes(),
         hits: None,
         limits,
         stopping: stop.subscribe(),
-        roomy: seats(),
-        streams: seats(),
+        roomy: Roomy::new(8, None),
+        streams: Arc::new(Semaphore::new(8)),
         traffic: Arc::default(),
         outgoing,
         files,

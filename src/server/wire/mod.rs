@@ -26,6 +26,7 @@ use crate::server::config::Limits;
 use crate::server::http::{Hit, Hits};
 use crate::server::outgoing::Outgoing;
 use crate::server::peer::Peer;
+use crate::server::roomy::Roomy;
 use crate::server::traffic::{Traffic, Want};
 
 use exchange::Order;
@@ -46,7 +47,7 @@ pub(super) struct Wire {
     /// Turns true when it is time to stop.
     pub(super) stopping: watch::Receiver<bool>,
     /// Connections that hold more than a task and a timer.
-    pub(super) roomy: Arc<Semaphore>,
+    pub(super) roomy: Arc<Roomy>,
     /// Requests of HTTP/2 under way, of all connections together.
     pub(super) streams: Arc<Semaphore>,
     /// Where answers are entered whose readers are slow.
@@ -87,7 +88,7 @@ impl Wire {
         let mut stream = Stream::new(transport).among(self.stopping.clone(), self.outgoing.clone());
         match self.converse(&mut stream, peer).await {
             Ok(Step::Http2) => {
-                if let Ok(_room) = self.roomy.try_acquire() {
+                if let Some(_room) = self.roomy.take() {
                     // Boxed, as what is lent to hyper is.
                     return Box::pin(http2::serve(self, stream, peer)).await;
                 }
